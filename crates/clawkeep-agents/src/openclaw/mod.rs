@@ -1,0 +1,17 @@
+//! OpenClaw: how it is launched and configured, and what its quirks are.
+
+mod config;
+mod config_file;
+mod exit;
+mod launch;
+mod token;
+
+pub mod locks;
+
+pub use config::{CONTEXT_WINDOW, MODEL_ROUTE, PROVIDER, Route, initial_config, set_route, token_of};
+pub use config_file::{
+    ConfigError, MAX_CONFIG_BYTES, Overwrite, Owner, read_config, read_token, write_config,
+};
+pub use exit::exit_reading;
+pub use launch::{AgentLaunch, GATEWAY_PORT, LaunchContext, RuntimeDir, launch, runtime_dirs};
+pub use token::{Token, TokenError};

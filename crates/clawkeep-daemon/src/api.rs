@@ -1,0 +1,406 @@
+//! What the command line and the daemon say to each other over the socket in the state directory: one JSON
+//! line for a request, then JSON lines for the answer, the last of which is [`Answer::Done`] or
+//! [`Answer::Failed`]. Descriptors ride along with the first byte of a line (unix(7), SCM_RIGHTS).
+//!
+//! The status types are also what `--json` prints: schema 1 of the outside contract. Fields are only added.
+
+use std::collections::BTreeMap;
+
+use clawkeep_plan::{Digest, SandboxName};
+use serde::{Deserialize, Serialize};
+
+/// What the command line can ask for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Everything: [`Value::Status`].
+    Status,
+    /// One sandbox, the default one without a name: [`Value::Sandbox`].
+    Sandbox {
+        /// Which.
+        name: Option<SandboxName>,
+    },
+    /// Make a sandbox, marked as not yet onboarded, and start it. [`Value::Sandbox`].
+    Create(Box<Create>),
+    /// The onboarding of this sandbox is complete.
+    Onboarded {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Wait until it is ready, telling each change of phase as [`Answer::Phase`]. [`Value::Sandbox`].
+    WaitReady {
+        /// Which.
+        name: SandboxName,
+        /// Patience, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Ask the model behind the route one question through the agent. [`Value::Text`] with the answer.
+    Turn {
+        /// Which.
+        name: SandboxName,
+        /// The question.
+        message: String,
+    },
+    /// Ask the provider itself one question, from outside: [`Value::Text`] on success; the failure says what
+    /// is wrong with the route and what to do next.
+    CheckRoute {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is no
+    /// failure. An agent that has the model in its configuration is restarted. [`Value::RouteSet`].
+    SetRoute {
+        /// Which.
+        name: SandboxName,
+        /// Where to.
+        route: RouteChoice,
+    },
+    /// Rehearse a failure on purpose. The answer comes when the agent is ready again. [`Value::Rehearsed`].
+    Rehearse {
+        /// Which.
+        name: SandboxName,
+        /// Which failure.
+        failure: Rehearsal,
+    },
+    /// Should run. [`Value::Sandbox`].
+    Start {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Should not run; answered when it is stopped. [`Value::Sandbox`].
+    Stop {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Repair what needs repair, now: ends a wait, leaves a healthy gateway alone. [`Value::Sandbox`].
+    Recover {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Restart the gateway whether it is healthy or not. [`Value::Sandbox`].
+    Restart {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Stop it and remove everything of it, its files included.
+    Destroy {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Make this the default sandbox.
+    Use {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Run a command in the sandbox. With a terminal the first answer is [`Answer::Session`] with the master
+    /// side; without, the request carries standard input, output and error. [`Value::Ended`]. If the asker
+    /// goes away before, the command is killed.
+    Exec {
+        /// Which.
+        name: SandboxName,
+        /// Program and arguments; empty: a login shell.
+        argv: Vec<String>,
+        /// The size of the terminal to make (rows, columns), if there is to be one.
+        terminal: Option<(u16, u16)>,
+        /// The asker's TERM.
+        term: Option<String>,
+    },
+    /// Wait for a session that was started over an earlier connection (the daemon was restarted since).
+    /// [`Value::Ended`].
+    Attach {
+        /// Which sandbox.
+        name: SandboxName,
+        /// Which session.
+        session: String,
+    },
+    /// End the daemon (not the sandboxes: the next one adopts them).
+    Shutdown,
+}
+
+/// A sandbox to make.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Create {
+    /// Its name.
+    pub name: SandboxName,
+    /// Its agent.
+    pub agent: AgentChoice,
+    /// Provider and model behind `inference.local`; `None` is the built-in canary.
+    pub route: Option<RouteChoice>,
+    /// Refuse netlink sockets inside (the strict profile): only guarded agents bear it.
+    pub strict: bool,
+    /// Port on the host's loopback for the agent's own page; `None`: 18789 or the next free one.
+    pub dashboard_port: Option<u16>,
+}
+
+/// The agent of a new sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "agent", rename_all = "kebab-case")]
+pub enum AgentChoice {
+    /// OpenClaw, in this version; its bundle is installed already.
+    Openclaw {
+        /// For example `2026.9.6`.
+        version: String,
+    },
+    /// Any command.
+    Command {
+        /// Program (absolute, as seen in the sandbox) and arguments.
+        argv: Vec<String>,
+        /// `http://127.0.0.1:PORT/PATH` or `tcp://127.0.0.1:PORT` that answers when it is well.
+        health_url: Option<String>,
+        /// The command is a Node program: load the guards in it, and refuse it without.
+        node_guards: bool,
+        /// A directory on the host to show read-only at `/opt/clawkeep/agent`.
+        bundle: Option<std::path::PathBuf>,
+        /// Added to its environment.
+        env: BTreeMap<String, String>,
+    },
+}
+
+/// Provider and model.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RouteChoice {
+    /// Its name: `custom`, `ollama`, `openai`...
+    pub provider: String,
+    /// Base URL, where the provider has no default or another is wanted.
+    pub endpoint_url: Option<String>,
+    /// The model's name at the provider.
+    pub model: String,
+    /// The key. Travels over the private socket once and is stored outside every sandbox.
+    pub key: Option<String>,
+}
+
+impl std::fmt::Debug for RouteChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteChoice")
+            .field("provider", &self.provider)
+            .field("endpoint_url", &self.endpoint_url)
+            .field("model", &self.model)
+            .field("key", &self.key.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}
+
+/// A failure to rehearse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rehearsal {
+    /// SIGKILL to the gateway.
+    KillGateway,
+    /// Everything in `/tmp` removed and everything in the sandbox killed.
+    WipeTmp,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The sandbox changed its phase.
+    Phase(Box<SandboxStatus>),
+    /// A session is open.
+    Session {
+        /// Its name, for [`Request::Attach`].
+        id: String,
+    },
+    /// The end: it is done.
+    Done(Value),
+    /// The end: it is not done.
+    Failed(Failure),
+}
+
+/// What a request gives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// Nothing to tell.
+    Nothing,
+    /// Everything.
+    Status(Box<Status>),
+    /// One sandbox.
+    Sandbox(Box<SandboxStatus>),
+    /// A text.
+    Text(String),
+    /// A route was set.
+    RouteSet {
+        /// The sandbox as it was found, with its new route.
+        sandbox: Box<SandboxStatus>,
+        /// Another launch than the one that was found is on its way.
+        restarts: bool,
+        /// Why the provider does not answer, if it does not.
+        warning: Option<Failure>,
+    },
+    /// A rehearsal's figures.
+    Rehearsed {
+        /// From the failure to the new process, in milliseconds.
+        respawn_ms: u64,
+        /// From the failure to ready, in milliseconds.
+        ready_ms: u64,
+    },
+    /// How a session ended: an exit status, or 128 and the signal.
+    Ended {
+        /// The status for the shell.
+        status: i32,
+    },
+}
+
+/// Why a request failed: for a person, and for scripts by its code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// A stable code, `kebab-case`.
+    pub code: String,
+    /// What is wrong and where.
+    pub message: String,
+    /// What to do next, one command if there is one.
+    pub next: Option<String>,
+}
+
+impl Failure {
+    /// A failure with its next step.
+    pub fn new(code: &str, message: impl Into<String>, next: impl Into<Option<String>>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), next: next.into() }
+    }
+}
+
+/// `status --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    /// The daemon itself.
+    pub daemon: DaemonStatus,
+    /// Every sandbox, by name.
+    pub sandboxes: Vec<SandboxStatus>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Its pid.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// When it started, RFC 3339, UTC.
+    pub started_at: String,
+}
+
+/// `NAME status --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// 1.
+    pub schema: u32,
+    /// Its name.
+    pub name: SandboxName,
+    /// Whether it is the one meant when none is named.
+    pub default: bool,
+    /// `ready`, `starting`, `preparing`, `backoff`, `held`, `stopping`, `stopped`.
+    pub phase: String,
+    /// Whether it should run.
+    pub should_run: bool,
+    /// Whether its onboarding was completed.
+    pub onboarded: bool,
+    /// Its agent.
+    pub agent: AgentStatus,
+    /// Its gateway process, if there is one.
+    pub gateway: Option<GatewayStatus>,
+    /// Its guards.
+    pub guards: Vec<GuardStatus>,
+    /// What the running launch reported about itself.
+    pub receipt: Option<ReceiptStatus>,
+    /// What is enforced around it.
+    pub level: BTreeMap<String, String>,
+    /// The route behind `inference.local`.
+    pub route: RouteStatus,
+    /// Port on the host's loopback.
+    pub dashboard_port: Option<u16>,
+    /// The page to open, with its token.
+    pub dashboard_url: Option<String>,
+    /// When the next start is due, RFC 3339, UTC.
+    pub next_attempt_at: Option<String>,
+    /// Why it waits for a person, and the command that ends the wait.
+    pub held: Option<Held>,
+    /// The last thing that went wrong.
+    pub last_incident: Option<Incident>,
+}
+
+/// The agent of a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// `openclaw` or `command`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The runtime under it.
+    pub runtime: String,
+}
+
+/// A gateway process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// As the host sees it.
+    pub pid: i32,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Starts after the first, over the sandbox's life in this daemon's journal.
+    pub restarts: u64,
+    /// From its start to ready, in milliseconds.
+    pub warm_up_ms: Option<u64>,
+}
+
+/// A guard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Its name.
+    pub name: String,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Whether nothing is launched without it.
+    pub critical: bool,
+    /// `verified`, `missing` or `altered`.
+    pub state: String,
+}
+
+/// What a launch reported about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReceiptStatus {
+    /// The receipt's digest.
+    pub digest: Digest,
+    /// The plan's.
+    pub plan: Digest,
+    /// In force.
+    pub landlock_abi: u32,
+    /// Digest of the programs in force.
+    pub seccomp: Digest,
+    /// All capability sets, or-ed, in hexadecimal.
+    pub caps: String,
+    /// Inode of each.
+    pub namespaces: BTreeMap<String, u64>,
+}
+
+/// The route behind `inference.local`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// `canary`, `custom`, ...
+    pub provider: String,
+    /// The model.
+    pub model: String,
+    /// The base URL, without any secret.
+    pub endpoint_url: Option<String>,
+}
+
+/// A wait for a person.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Held {
+    /// Why.
+    pub reason: String,
+    /// What ends it.
+    pub command: String,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Incident {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// What.
+    pub what: String,
+}

@@ -1,0 +1,254 @@
+//! What the registry keeps about a sandbox, typed, and the blueprint that is derived from it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use clawkeep_agents::openclaw::LaunchContext;
+use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
+use clawkeep_egress::Authority;
+use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
+use clawkeep_isolation::{IdMap, LOG, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
+use clawkeep_plan::{
+    Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing,
+};
+use clawkeep_store::{Home, SandboxRecord};
+use clawkeep_supervisor::Blueprint;
+use serde::{Deserialize, Serialize};
+
+use crate::api::Failure;
+
+/// The proxy's port on every sandbox's loopback.
+pub const PROXY_PORT: u16 = 3128;
+
+/// The oldest Node that guards are selected for where the version is not known.
+const UNKNOWN_NODE: u32 = 20;
+
+const TMP_BYTES: u64 = 2 << 30;
+const LOG_BYTES: u64 = 8 << 20;
+
+/// `adapter` of a [`SandboxRecord`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentConfig {
+    /// The agent.
+    pub adapter: Adapter,
+    /// A command that is a Node program, guarded like OpenClaw.
+    #[serde(default)]
+    pub node_guards: bool,
+    /// Directory on the host shown at [`AGENT_MOUNT`], for a command.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
+    /// Added to the environment of a command.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// `isolation` of a [`SandboxRecord`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct IsolationConfig {
+    /// Netlink sockets are refused.
+    pub strict: bool,
+}
+
+/// The registry's opaque parts, read.
+pub struct Config {
+    pub agent: AgentConfig,
+    pub isolation: IsolationConfig,
+    pub route: clawkeep_inference::Route,
+}
+
+impl Config {
+    pub fn of(record: &SandboxRecord) -> Result<Self, Failure> {
+        let broken = |what: &str, error: serde_json::Error| {
+            Failure::new(
+                "registry-unreadable",
+                format!("the registry's {what} of {} cannot be read: {error}", record.name),
+                format!("clawkeep {} destroy --force", record.name),
+            )
+        };
+        Ok(Self {
+            agent: serde_json::from_value(record.adapter.clone()).map_err(|e| broken("agent", e))?,
+            isolation: serde_json::from_value(record.isolation.clone())
+                .map_err(|e| broken("isolation", e))?,
+            route: serde_json::from_value(record.route.clone()).map_err(|e| broken("route", e))?,
+        })
+    }
+
+    /// The bundle of the agent, where it needs one.
+    pub fn bundle(&self, home: &Home) -> Result<Option<Bundle>, Failure> {
+        let unknown = |error: clawkeep_agents::AdapterError| {
+            Failure::new("agent-unknown", error.to_string(), "clawkeep onboard --help".to_owned())
+        };
+        let Some(release) = self.agent.adapter.release().map_err(unknown)? else { return Ok(None) };
+        match Bundle::find(&home.bundles(), release) {
+            Some(bundle) => Ok(Some(bundle)),
+            None => Err(Failure::new(
+                "agent-missing",
+                format!("the bundle of openclaw {} is not installed", release.version),
+                "clawkeep onboard".to_owned(),
+            )),
+        }
+    }
+
+    fn guards(&self, bundle: Option<&Bundle>) -> Vec<&'static Guard> {
+        let node = match (&self.agent.adapter, bundle) {
+            (Adapter::OpenClaw { .. }, Some(bundle)) => {
+                bundle.node_version().split('.').next().and_then(|major| major.parse().ok())
+            }
+            (Adapter::Command { .. }, _) if self.agent.node_guards => Some(UNKNOWN_NODE),
+            _ => None,
+        };
+        node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)))
+    }
+
+    /// Port inside to which the dashboard's forward leads.
+    pub fn inner_port(&self) -> Option<u16> {
+        self.agent.adapter.health().map(|spec| spec.port)
+    }
+}
+
+/// The sandbox's certificate authority and the bundle that its programs trust, from the disk; made where it
+/// is missing. The same over every restart of everything.
+pub fn authority(home: &Home, record: &SandboxRecord) -> Result<(Authority, PathBuf), Failure> {
+    let dir = home.sandbox(&record.name).ca();
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            "ca-failed",
+            format!("the sandbox's certificate authority: {error}"),
+            "df -h, and clawkeep status".to_owned(),
+        )
+    };
+    let fd = clawkeep_store::atomic::open_dir(&dir).map_err(|e| failed(&e))?;
+    let write = |name: &str, bytes: &[u8], mode: u32| {
+        clawkeep_store::atomic::write(&fd, name, bytes, rustix::fs::Mode::from_raw_mode(mode))
+            .map_err(|e| failed(&e))
+    };
+    let read = |name: &str| std::fs::read_to_string(dir.join(name));
+    let authority = match (read("cert.pem"), read("key.pem")) {
+        (Ok(cert), Ok(key)) => {
+            Authority::load(&cert, &clawkeep_inference::Secret::new(key)).map_err(|e| failed(&e))?
+        }
+        _ => {
+            let authority = Authority::generate().map_err(|e| failed(&e))?;
+            write("key.pem", authority.key_pem().expose().as_bytes(), 0o600)?;
+            write("cert.pem", authority.cert_pem().as_bytes(), 0o600)?;
+            write("bundle.pem", authority.bundle(&host_roots()).as_bytes(), 0o444)?;
+            authority
+        }
+    };
+    let bundle = dir.join("bundle.pem");
+    // Not made anew when the host's roots change: it is an input of running launches.
+    if !bundle.exists() {
+        write("bundle.pem", authority.bundle(&host_roots()).as_bytes(), 0o444)?;
+    }
+    Ok((authority, bundle))
+}
+
+/// The host's trusted roots, where distributions keep them; without any the bundle holds ours alone.
+fn host_roots() -> String {
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default()
+}
+
+/// Everything that the sandbox and its launches are made of.
+pub fn blueprint(
+    home: &Home,
+    program: &Path,
+    record: &SandboxRecord,
+    config: &Config,
+    ca_bundle: &Path,
+) -> Result<Blueprint, Failure> {
+    let dirs = home.sandbox(&record.name);
+    let bundle = config.bundle(home)?;
+    let guards = config.guards(bundle.as_ref());
+    let proxy = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, PROXY_PORT));
+    let env_file = EnvFile { proxy, guards: &guards };
+    let published = published_files(&env_file);
+
+    let context = LaunchContext { proxy_url: Some(format!("http://{proxy}")) };
+    let unfit = |error: clawkeep_agents::AdapterError| {
+        Failure::new("agent-unfit", error.to_string(), "clawkeep onboard --help".to_owned())
+    };
+    let agent = config.agent.adapter.launch(bundle.as_ref(), &context).map_err(unfit)?;
+    let mut env = agent.env;
+    env.extend(clawkeep_guards::environment(&env_file));
+    env.extend(config.agent.env.clone());
+    env.insert("USER".into(), "sandbox".into());
+    if !guards.is_empty() {
+        env.insert(clawkeep_guards::PROCESS_ENV.into(), "openclaw-gateway".into());
+        env.insert(clawkeep_guards::RECEIPT_FD_ENV.into(), RECEIPT_FD.to_string());
+        env.insert(clawkeep_guards::RECEIPT_GUARDS_ENV.into(), guards.len().to_string());
+    }
+    let ca_digest = std::fs::read(ca_bundle).map(|bytes| Digest::of(&bytes)).map_err(|error| {
+        Failure::new("ca-failed", format!("{}: {error}", ca_bundle.display()), "clawkeep status".to_owned())
+    })?;
+    // As they are seen inside: what is verified is what is mounted.
+    let inside = |file: PinnedFile| match bundle
+        .as_ref()
+        .and_then(|b| Path::new(&file.path).strip_prefix(b.dir()).ok())
+    {
+        Some(below) => PinnedFile { path: format!("{AGENT_MOUNT}/{}", below.display()), digest: file.digest },
+        None => file,
+    };
+    let mut files: Vec<_> = agent.files.into_iter().map(inside).collect();
+    files.push(PinnedFile { path: CA_BUNDLE.into(), digest: ca_digest });
+
+    let netlink = if config.isolation.strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
+    let plan = LaunchPlan {
+        schema: SCHEMA,
+        sandbox: record.name.clone(),
+        agent: agent.agent,
+        argv: agent.argv,
+        cwd: agent.cwd,
+        env,
+        guards: guards.iter().map(|guard| guard.input()).collect(),
+        files,
+        published: published
+            .iter()
+            .map(|(name, bytes)| PublishedFile { name: name.clone(), digest: Digest::of(bytes) })
+            .collect(),
+        listeners: vec![PROXY_PORT],
+        sealing: Sealing { netlink, landlock_abi_min: 1 },
+    };
+
+    let ids = IdMap::for_current_user(record.slot);
+    let system = System::of_this_host();
+    let mut mounts = system.mounts;
+    mounts.push(Mount { source: dirs.home(), target: "/sandbox".into(), access: MountAccess::ReadWrite });
+    mounts.push(read_only(ca_bundle, CA_BUNDLE));
+    mounts.push(read_only(dirs.run().join(LOG), "/tmp/gateway.log"));
+    if let Some(dir) = bundle.map(|bundle| bundle.dir().to_owned()).or(config.agent.bundle.clone()) {
+        mounts.push(read_only(dir, AGENT_MOUNT));
+    }
+    let spec = SandboxSpec {
+        name: record.name.to_string(),
+        ids,
+        mounts,
+        symlinks: system.symlinks,
+        files: etc_files(record.name.as_str()),
+        listeners: vec![PROXY_PORT],
+        tmp_bytes: TMP_BYTES,
+        log_bytes: LOG_BYTES,
+        cgroups: Vec::new(),
+    };
+    Ok(Blueprint {
+        name: record.name.clone(),
+        program: program.to_owned(),
+        run: dirs.run(),
+        home: dirs.home(),
+        guards_root: home.guards(),
+        spec,
+        plan,
+        published,
+        adapter: config.agent.adapter.clone(),
+    })
+}
+
+/// Hand the home over to the sandbox's user.
+pub fn own_home(home: &Path, ids: IdMap) -> std::io::Result<()> {
+    let (uid, gid) = ids.host_agent();
+    std::os::unix::fs::chown(home, Some(uid), Some(gid))?;
+    std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700))
+}

@@ -1,0 +1,232 @@
+//! Making a sandbox, and removing one: whole or not at all.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Owner, Token};
+use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
+use clawkeep_inference::{AuthScheme, Provider, Route};
+use clawkeep_isolation::IdMap;
+use clawkeep_plan::SandboxName;
+use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, unix_ms};
+
+use crate::api::{AgentChoice, Create, Failure, RouteChoice};
+use crate::config::{AgentConfig, IsolationConfig, own_home};
+use crate::forward;
+use crate::server::{Daemon, ROUTE_KEY, store_failed};
+
+/// Make it and begin to supervise it. On a failure nothing of it is left.
+pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Failure> {
+    // One at a time: ports and slots are chosen by looking at what is taken.
+    let _one = daemon.creating.lock().await;
+    let name = wanted.name.clone();
+    let agent = agent(daemon, wanted.agent)?;
+    let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
+    let taken: Vec<u16> = daemon
+        .store
+        .list()
+        .map_err(store_failed)?
+        .iter()
+        .filter(|record| record.name != name)
+        .filter_map(|record| record.dashboard_port)
+        .collect();
+    let dashboard = match agent.adapter.health() {
+        Some(_) => Some(forward::choose(wanted.dashboard_port, &taken).await.ok_or_else(|| {
+            let (what, next) = match wanted.dashboard_port {
+                Some(port) => (format!("port {port} is taken"), "clawkeep onboard --dashboard-port PORT"),
+                None => (
+                    "ports 18789 to 18799 are all taken".to_owned(),
+                    "clawkeep onboard --dashboard-port PORT",
+                ),
+            };
+            Failure::new("port-taken", what, next.to_owned())
+        })?),
+        None => None,
+    };
+    let (dashboard_port, bound) = dashboard.unzip();
+    let new = NewSandbox {
+        name: name.clone(),
+        desired: Desired::Running,
+        adapter: to_value(&agent),
+        route: to_value(&route),
+        isolation: to_value(&IsolationConfig { strict: wanted.strict }),
+        dashboard_port,
+        onboarding: true,
+    };
+    let record = daemon.store.insert(new).map_err(|error| match error {
+        StoreError::NameTaken(_) => Failure::new(
+            "name-taken",
+            format!("there is a sandbox named {name} already"),
+            format!("clawkeep {name} status"),
+        ),
+        other => store_failed(other),
+    })?;
+    if let Err(failure) = fill(daemon, &record, &agent, &route, key) {
+        // The failure is what counts; what cannot be removed now is removed with the next attempt.
+        let _ = remove_files(daemon, &name).await;
+        let _ = daemon.store.remove(&name);
+        return Err(failure);
+    }
+    daemon.supervise(&record, bound);
+    Ok(record)
+}
+
+pub fn to_value<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
+    match choice {
+        AgentChoice::Openclaw { version } => {
+            let known = || Release::all().iter().map(|r| r.version).collect::<Vec<_>>().join(", ");
+            let release = Release::find(&version).ok_or_else(|| {
+                let what = format!(
+                    "openclaw {version} is not a release that this version knows; it knows {}",
+                    known()
+                );
+                Failure::new("agent-unknown", what, "clawkeep onboard".to_owned())
+            })?;
+            if Bundle::find(&daemon.home.bundles(), release).is_none() {
+                let what = format!("the bundle of openclaw {version} is not installed");
+                return Err(Failure::new("agent-missing", what, "clawkeep onboard".to_owned()));
+            }
+            Ok(AgentConfig {
+                adapter: Adapter::OpenClaw { version },
+                node_guards: true,
+                bundle: None,
+                env: Default::default(),
+            })
+        }
+        AgentChoice::Command { argv, health_url, node_guards, bundle, env } => {
+            let bad = |what: String| Failure::new("bad-argument", what, "clawkeep onboard --help".to_owned());
+            let health =
+                health_url.map(|url| url.parse::<HealthUrl>()).transpose().map_err(|e| bad(e.to_string()))?;
+            match argv.first() {
+                Some(program) if program.starts_with('/') => {}
+                Some(program) => {
+                    return Err(bad(format!("{program:?} is not an absolute path, as seen in the sandbox")));
+                }
+                None => return Err(bad("a command needs a program".into())),
+            }
+            if let Some(dir) = &bundle
+                && !(dir.is_absolute() && dir.is_dir())
+            {
+                return Err(bad(format!("{} is not an absolute path of a directory", dir.display())));
+            }
+            Ok(AgentConfig { adapter: Adapter::Command { argv, health }, node_guards, bundle, env })
+        }
+    }
+}
+
+/// The route and its key, if it shows one. `next` is what to do about one that cannot be used.
+pub fn route(choice: Option<RouteChoice>, next: &str) -> Result<(Route, Option<String>), Failure> {
+    let Some(RouteChoice { provider, endpoint_url, model, key }) = choice else {
+        return Ok((Route::canary(), None));
+    };
+    let bad =
+        |error: &dyn std::fmt::Display| Failure::new("route-unusable", error.to_string(), next.to_owned());
+    let provider = Provider::parse(&provider).map_err(|e| bad(&e))?;
+    let route = Route::new(provider, endpoint_url.as_deref(), &model, key.is_some()).map_err(|e| bad(&e))?;
+    let key = key.filter(|_| route.auth != AuthScheme::None);
+    Ok((route, key))
+}
+
+/// The sandbox's directories, its key and its agent's first configuration.
+fn fill(
+    daemon: &Daemon,
+    record: &SandboxRecord,
+    agent: &AgentConfig,
+    route: &Route,
+    key: Option<String>,
+) -> Result<(), Failure> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::new("create-failed", format!("{what}: {error}"), "clawkeep status".to_owned())
+    };
+    let dirs = daemon.home.sandbox(&record.name);
+    dirs.create().map_err(|e| failed("make the sandbox's directories", &e))?;
+    let ids = IdMap::for_current_user(record.slot);
+    own_home(&dirs.home(), ids).map_err(|e| failed("hand over the home", &e))?;
+    if let Some(key) = key {
+        daemon
+            .secrets
+            .put(&record.name, ROUTE_KEY, &Secret::new(key))
+            .map_err(|e| failed("store the key", &e))?;
+    }
+    if let Adapter::OpenClaw { .. } = agent.adapter {
+        let home = clawkeep_store::atomic::open_dir(&dirs.home()).map_err(|e| failed("open the home", &e))?;
+        let token = Token::generate().map_err(|e| failed("make a token", &e))?;
+        let model = openclaw::Route { model: route.model.clone(), base_url: MODEL_ROUTE.into() };
+        let (uid, gid) = ids.host_agent();
+        let config = openclaw::initial_config(&token, &model);
+        openclaw::write_config(home.as_fd(), Owner { uid, gid }, &config, Overwrite::Never)
+            .map_err(|e| failed("write the agent's configuration", &e))?;
+    }
+    Ok(())
+}
+
+/// Remove all files of a sandbox: moved away whole first, so that nothing half is ever in its place.
+pub async fn remove_files(daemon: &Daemon, name: &SandboxName) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            "remove-failed",
+            format!("the files of {name} cannot be removed: {error}"),
+            format!("clawkeep {name} destroy --yes"),
+        )
+    };
+    daemon.secrets.remove_all(name).map_err(|e| failed(&e))?;
+    // Nobody supervises it any more, whether somebody could or not: what still runs in it ends here.
+    let run = daemon.home.sandbox(name).run();
+    let ended = tokio::task::spawn_blocking(move || match clawkeep_isolation::find(&run)? {
+        Some(init) => clawkeep_isolation::destroy(&init),
+        None => Ok(()),
+    });
+    ended.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+    let from = daemon.home.sandbox(name).root().to_owned();
+    // No sandbox's name begins with a dot.
+    let to = daemon.home.sandboxes().join(format!(".removed-{name}-{}", unix_ms()));
+    match std::fs::rename(&from, &to) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(&error)),
+    }
+    tokio::task::spawn_blocking(move || remove_tree(&to))
+        .await
+        .map_err(|e| failed(&e))?
+        .map_err(|e| failed(&e))
+}
+
+/// Remove what earlier removals could not finish.
+pub fn sweep_removed(sandboxes: &Path) {
+    for entry in std::fs::read_dir(sandboxes).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".removed-")
+            && let Err(error) = remove_tree(&entry.path())
+        {
+            eprintln!("{}: {error}", entry.path().display());
+        }
+    }
+}
+
+/// As `remove_dir_all`, which follows no link; and where that fails because the agent took its own rights to
+/// a directory away, they are given back first.
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            give_back(path)?;
+            std::fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+fn give_back(dir: &Path) -> std::io::Result<()> {
+    // Nothing runs in the sandbox any more: nobody can swap a directory for a link between these steps.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give_back(&entry.path())?;
+        }
+    }
+    Ok(())
+}

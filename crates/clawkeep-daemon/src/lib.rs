@@ -1,0 +1,22 @@
+//! The host process: the registry's and the journal's only writer, one task a sandbox, their proxies and
+//! forwards, and the API for the command line. Killing it stops no agent: the next one adopts them.
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod client;
+mod config;
+mod create;
+mod forward;
+mod launch;
+mod main_loop;
+mod route;
+mod running;
+mod server;
+mod sessions;
+mod status;
+mod turn;
+mod wire;
+
+pub use client::Client;
+pub use launch::{ensure, parent_main};
+pub use main_loop::daemon_main;

@@ -1,0 +1,215 @@
+//! Another route for a sandbox that is there: stored and put to use whole, or not at all.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use clawkeep_agents::Adapter;
+use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Owner, Token};
+use clawkeep_inference::{RouteProblem, Secret, Service};
+use clawkeep_isolation::IdMap;
+use clawkeep_plan::SandboxName;
+use clawkeep_store::{Desired, Entry, SandboxRecord, unix_ms};
+use clawkeep_supervisor::Wish;
+
+use crate::api::{Failure, RouteChoice, Value};
+use crate::config::{Config, authority, blueprint};
+use crate::create::{self, to_value};
+use crate::server::{Daemon, ROUTE_KEY, store_failed};
+use crate::wire::Asker;
+
+const NEXT: &str = "clawkeep inference set --help";
+
+/// What keeps a route from answering, with what to do about it.
+pub fn failure(problem: &RouteProblem) -> Failure {
+    let code = format!("route-{}", problem.class().replace('_', "-"));
+    Failure::new(&code, problem.to_string(), problem.next_step())
+}
+
+/// Set it. On a failure everything is as it was.
+pub async fn set(
+    daemon: &Daemon,
+    asker: &Asker,
+    name: &SandboxName,
+    choice: RouteChoice,
+) -> Result<Value, Failure> {
+    daemon.record(name)?;
+    let (route, key) = create::route(Some(choice), NEXT)?;
+    let service = Service::new(route.clone(), key.clone().map(Secret::new))
+        .map_err(|error| Failure::new("route-unusable", error.to_string(), NEXT.to_owned()))?;
+    let warning = tokio::select! {
+        checked = service.check() => checked.err().map(|problem| failure(&problem)),
+        // A large model may take minutes to load; whoever asked has changed their mind.
+        () = asker.gone() => return Err(Failure::new("cancelled", "nothing was changed", format!("clawkeep {name} inference get"))),
+    };
+    // The check is over: from here on nobody creates, destroys or sets another route.
+    let _one = daemon.creating.lock().await;
+    let old = daemon.record(name)?;
+    let found = daemon.status_of(&old);
+    let change = Change::new(daemon, old, &route, key)?;
+    change.store().map_err(|failure| change.put_back(failure))?;
+    let restarts = match change.put_to_use(service).await {
+        Ok(restarts) => restarts,
+        Err(failure) => return Err(change.give_up(failure)),
+    };
+    let mut sandbox = found;
+    sandbox.route = daemon.status_of(&change.new).route;
+    let at = route.effective_base_url().map(|url| format!(" at {url}")).unwrap_or_default();
+    daemon.journal.record(Entry {
+        at_ms: unix_ms(),
+        sandbox: Some(name.clone()),
+        kind: "route-set".into(),
+        cause: format!("{} {}{at}", route.provider, route.model),
+        data: serde_json::json!({ "route": route, "warning": warning }),
+    });
+    Ok(Value::RouteSet { sandbox: Box::new(sandbox), restarts, warning })
+}
+
+/// The agent's own configuration, where it has the model in it.
+struct Written {
+    home: OwnedFd,
+    owner: Owner,
+    old: Option<serde_json::Value>,
+    new: serde_json::Value,
+}
+
+/// Everything that changes, before and after.
+struct Change<'a> {
+    daemon: &'a Daemon,
+    old: SandboxRecord,
+    new: SandboxRecord,
+    old_key: Option<clawkeep_store::Secret>,
+    new_key: Option<clawkeep_store::Secret>,
+    config: Option<Written>,
+    /// What runs would be launched the same way again.
+    same_plan: bool,
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new("route-not-set", format!("{what}: {error}"), "clawkeep status".to_owned())
+}
+
+impl<'a> Change<'a> {
+    /// Look at everything that is to be changed, and change nothing.
+    fn new(
+        daemon: &'a Daemon,
+        old: SandboxRecord,
+        route: &clawkeep_inference::Route,
+        key: Option<String>,
+    ) -> Result<Self, Failure> {
+        let mut new = old.clone();
+        new.route = to_value(route);
+        let config = Config::of(&new)?;
+        let (_, ca_bundle) = authority(&daemon.home, &new)?;
+        let plan = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?.plan;
+        let same_plan =
+            daemon.running(&old.name).is_ok_and(|running| running.blueprint.plan.digest() == plan.digest());
+        let old_key = daemon.secrets.get(&old.name, ROUTE_KEY).map_err(|e| failed("read the old key", &e))?;
+        let config = match config.agent.adapter {
+            Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?),
+            Adapter::Command { .. } => None,
+        };
+        let new_key = key.map(clawkeep_store::Secret::new);
+        Ok(Self { daemon, old, new, old_key, new_key, config, same_plan })
+    }
+
+    /// Onto the disk. At no moment is a key beside a route that it is not for: a daemon that dies in between
+    /// must not show it to a stranger.
+    fn store(&self) -> Result<(), Failure> {
+        self.swap(&self.new, self.new_key.as_ref())?;
+        if let Some(config) = &self.config {
+            openclaw::write_config(config.home.as_fd(), config.owner, &config.new, Overwrite::Always)
+                .map_err(|e| failed("write the agent's configuration", &e))?;
+        }
+        Ok(())
+    }
+
+    fn swap(&self, record: &SandboxRecord, key: Option<&clawkeep_store::Secret>) -> Result<(), Failure> {
+        let (name, secrets) = (&record.name, &self.daemon.secrets);
+        secrets.remove(name, ROUTE_KEY).map_err(|e| failed("remove the key of the other route", &e))?;
+        self.daemon.store.update(name, |now| now.route = record.route.clone()).map_err(store_failed)?;
+        match key {
+            Some(key) => secrets.put(name, ROUTE_KEY, key).map_err(|e| failed("store the key", &e)),
+            None => Ok(()),
+        }
+    }
+
+    /// As it was on the disk. A configuration of the agent that was not there before may stay.
+    fn put_back(&self, mut why: Failure) -> Failure {
+        let config = match &self.config {
+            Some(Written { home, owner, old: Some(old), .. }) => {
+                openclaw::write_config(home.as_fd(), *owner, old, Overwrite::Always)
+                    .map(drop)
+                    .map_err(|e| failed("write the agent's configuration", &e))
+            }
+            _ => Ok(()),
+        };
+        for failure in
+            [config, self.swap(&self.old, self.old_key.as_ref())].into_iter().filter_map(Result::err)
+        {
+            why.message += &format!("; and it could not all be put back: {failure}");
+        }
+        why
+    }
+
+    /// From the disk into what runs. Gives whether another launch is on its way.
+    async fn put_to_use(&self, service: Service) -> Result<bool, Failure> {
+        let name = &self.new.name;
+        let should_run = self.new.desired == Desired::Running;
+        let restarts = should_run && (self.config.is_some() || !self.same_plan);
+        let running = self.daemon.running(name).ok();
+        if self.same_plan
+            && let Some(running) = &running
+            && (!restarts || running.wish(Wish::Restart).is_ok())
+        {
+            running.inference.replace(service);
+            return Ok(restarts);
+        }
+        // Other guards, or nothing that runs: all of it anew. One that is stopped has nothing under way that
+        // could go on behind the back of the next.
+        if let Some(running) = running
+            && running.wish(Wish::Stop).is_ok()
+        {
+            drop(running);
+            self.daemon.wait_stopped(name).await?;
+        }
+        drop(self.daemon.slots().remove(name));
+        self.daemon.supervise(&self.new, None);
+        self.daemon.running(name)?;
+        Ok(should_run)
+    }
+
+    /// As it was, on the disk and in what runs.
+    fn give_up(&self, why: Failure) -> Failure {
+        let why = self.put_back(why);
+        let wish = if self.old.desired == Desired::Running { Wish::Start } else { Wish::Stop };
+        match self.daemon.running(&self.old.name) {
+            // It was told to stop and has not yet.
+            Ok(running) if running.wish(wish).is_ok() => {}
+            _ => self.daemon.supervise(&self.old, None),
+        }
+        why
+    }
+}
+
+/// The agent's configuration with this model; every other key as its user left it.
+fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Written, Failure> {
+    let name = &record.name;
+    let dir = daemon.home.sandbox(name).home();
+    let home = clawkeep_store::atomic::open_dir(&dir).map_err(|e| failed("open the home", &e))?;
+    let old = openclaw::read_config(home.as_fd()).map_err(|error| {
+        Failure::new("config-unreadable", error.to_string(), format!("clawkeep {name} connect"))
+    })?;
+    let (uid, gid) = IdMap::for_current_user(record.slot).host_agent();
+    let model = openclaw::Route { model: model.to_owned(), base_url: MODEL_ROUTE.into() };
+    let new = match &old {
+        Some(old) => openclaw::set_route(old.clone(), &model),
+        None => {
+            let token = Token::generate().map_err(|e| failed("make a token", &e))?;
+            openclaw::initial_config(&token, &model)
+        }
+    };
+    Ok(Written { home, owner: Owner { uid, gid }, old, new })
+}
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -1,0 +1,223 @@
+//! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clawkeep_egress::{Authority, Proxy, Verdict};
+use clawkeep_inference::LiveService;
+use clawkeep_store::{Entry, Home, JournalWriter, SandboxRecord, Store, unix_ms};
+use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::api::Failure;
+use crate::config::{Config, PROXY_PORT, authority, blueprint};
+use crate::forward;
+
+/// A sandbox that is supervised.
+pub struct Running {
+    /// How a wish gets to its supervisor.
+    wishes: mpsc::UnboundedSender<Wish>,
+    /// What its supervisor knows.
+    pub status: watch::Receiver<Snapshot>,
+    /// What it is made of.
+    pub blueprint: Blueprint,
+    /// The connection to its init while there is one.
+    pub client: watch::Receiver<Option<InitClient>>,
+    /// The route behind `inference.local`.
+    pub inference: LiveService,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Begin to supervise: adopt what runs, and nothing more until it is wished.
+    pub fn begin(
+        home: &Home,
+        store: &Arc<Store>,
+        journal: &Arc<JournalWriter>,
+        program: &Path,
+        record: &SandboxRecord,
+        inference: LiveService,
+        dashboard: Option<tokio::net::TcpListener>,
+    ) -> Result<Self, Failure> {
+        let config = Config::of(record)?;
+        let (authority, ca_bundle) = authority(home, record)?;
+        let blueprint = blueprint(home, program, record, &config, &ca_bundle)?;
+        let launches = last_launch(store, record);
+        let (wishes, wished) = mpsc::unbounded_channel();
+        let (tell, status) = watch::channel(initial_snapshot(launches));
+        let (tell_client, client) = watch::channel(None);
+        let hooks = Around {
+            record: record.clone(),
+            journal: Arc::clone(journal),
+            authority,
+            inference: inference.clone(),
+            client: tell_client,
+            proxy: Mutex::new(None),
+            restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
+        };
+        let mut tasks = vec![tokio::spawn(supervise(blueprint.clone(), launches, wished, tell, hooks))];
+        if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
+            tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
+        }
+        Ok(Self { wishes, status, blueprint, client, inference, tasks })
+    }
+
+    /// Wish something of it.
+    pub fn wish(&self, wish: Wish) -> Result<(), Failure> {
+        self.wishes.send(wish).map_err(|_| {
+            Failure::new(
+                "supervisor-ended",
+                "the sandbox's supervisor has ended",
+                "clawkeep status".to_owned(),
+            )
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// The number of the last launch that the journal knows, so that numbers go on over everything.
+fn last_launch(store: &Store, record: &SandboxRecord) -> u64 {
+    let events = store.tail(Some(&record.name), 500).unwrap_or_default();
+    events.iter().filter_map(|event| event.entry.data["launch"].as_u64()).max().unwrap_or(0)
+}
+
+/// What the daemon does around a sandbox.
+struct Around {
+    record: SandboxRecord,
+    journal: Arc<JournalWriter>,
+    authority: Authority,
+    inference: LiveService,
+    client: watch::Sender<Option<InitClient>>,
+    proxy: Mutex<Option<JoinHandle<()>>>,
+    restored: Mutex<Budget>,
+}
+
+/// Some at once, then one an interval.
+struct Budget {
+    left: u32,
+    most: u32,
+    interval: Duration,
+    refilled: Instant,
+}
+
+impl Budget {
+    fn new(most: u32, interval: Duration) -> Self {
+        Self { left: most, most, interval, refilled: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        while self.left < self.most && self.refilled.elapsed() >= self.interval {
+            self.left += 1;
+            self.refilled += self.interval;
+        }
+        if self.left == self.most {
+            self.refilled = Instant::now();
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+impl Around {
+    fn proxy(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
+        let (verdicts, mut denied) = mpsc::channel::<Verdict>(64);
+        let proxy =
+            Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
+        let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
+            .map_err(|e| e.to_string())?;
+        let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
+        tokio::spawn(async move {
+            let (mut last, mut budget) = (None, Budget::new(30, Duration::from_secs(60)));
+            while let Some(verdict) = denied.recv().await {
+                // The same again is told once, and others at a bounded rate: an agent that asks for ever must
+                // not push the sandbox's history out of the journal.
+                if !verdict.allows() && last.as_ref() != Some(&verdict) && budget.take() {
+                    let data = serde_json::to_value(&verdict).unwrap_or_default();
+                    let (sandbox, cause) = (Some(name.clone()), verdict.message());
+                    journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
+                    last = Some(verdict);
+                }
+            }
+        });
+        Ok(tokio::spawn(proxy.serve(listener, std::future::pending())))
+    }
+}
+
+impl Hooks for Around {
+    fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16> {
+        let mut served = Vec::new();
+        for (port, listener) in listeners {
+            if port == PROXY_PORT {
+                match self.serve(listener) {
+                    Ok(task) => {
+                        served.push(port);
+                        if let Some(old) = self.proxy().replace(task) {
+                            old.abort();
+                        }
+                    }
+                    Err(why) => self.record("proxy-failed", &why, serde_json::Value::Null),
+                }
+            }
+        }
+        self.client.send_replace(Some(client));
+        served
+    }
+
+    fn down(&self) {
+        self.client.send_replace(None);
+        if let Some(task) = self.proxy().take() {
+            task.abort();
+        }
+    }
+
+    fn record(&self, kind: &str, cause: &str, data: serde_json::Value) {
+        // The agent can cause these as often as it likes.
+        if kind == "restored" && !self.restored.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return;
+        }
+        eprintln!(
+            "{} {}: {kind}: {cause}",
+            humantime::format_rfc3339_millis(std::time::SystemTime::now()),
+            self.record.name
+        );
+        self.journal.record(Entry {
+            at_ms: unix_ms(),
+            sandbox: Some(self.record.name.clone()),
+            kind: kind.to_owned(),
+            cause: cause.to_owned(),
+            data,
+        });
+    }
+}
+
+impl Drop for Around {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_gives_some_at_once_and_then_only_with_time() {
+        let mut budget = Budget::new(2, Duration::from_secs(3_600));
+        assert_eq!([(); 4].map(|()| budget.take()), [true, true, false, false]);
+        let mut refilled = Budget::new(2, Duration::ZERO);
+        assert_eq!([(); 4].map(|()| refilled.take()), [true; 4]);
+    }
+}

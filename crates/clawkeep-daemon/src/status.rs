@@ -1,0 +1,152 @@
+//! What is told about a sandbox, put together from the registry, the supervisor and the plan.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clawkeep_recovery::Phase;
+use clawkeep_store::{Home, SandboxRecord};
+use clawkeep_supervisor::Snapshot;
+
+use crate::api::{
+    AgentStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus, SandboxStatus,
+};
+use crate::config::Config;
+use crate::running::Running;
+
+/// A Unix time in milliseconds, as RFC 3339 in UTC.
+pub fn rfc3339(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+/// The word for a phase.
+pub fn phase_word(snapshot: &Snapshot) -> &'static str {
+    match &snapshot.phase {
+        Phase::Stopped => "stopped",
+        Phase::Preparing => "preparing",
+        Phase::Clearing | Phase::Starting { .. } => "starting",
+        Phase::Ready { .. } => "ready",
+        Phase::Backoff { .. } => "backoff",
+        Phase::Held { .. } => "held",
+        Phase::Stopping { .. } => "stopping",
+        Phase::TearingDown if snapshot.wanted => "preparing",
+        Phase::TearingDown => "stopping",
+    }
+}
+
+/// The status of one sandbox. `running` is missing where it cannot even be supervised.
+pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, String>) -> SandboxStatus {
+    let config = Config::of(record).ok();
+    let snapshot = running.as_ref().ok().map(|running| running.status.borrow().clone());
+    let plan = running.as_ref().ok().map(|running| &running.blueprint.plan);
+    let guards = plan.map_or_else(Vec::new, |plan| {
+        let receipt = snapshot.as_ref().and_then(|s| s.receipt.as_ref());
+        let state = |guard: &clawkeep_plan::GuardInput| match receipt
+            .and_then(|receipt| receipt.guards.iter().find(|loaded| loaded.name == guard.name))
+        {
+            Some(loaded) if loaded.digest == guard.digest => "verified",
+            Some(_) => "altered",
+            None => "missing",
+        };
+        plan.guards
+            .iter()
+            .map(|guard| GuardStatus {
+                name: guard.name.clone(),
+                digest: guard.digest,
+                critical: guard.critical,
+                state: state(guard).to_owned(),
+            })
+            .collect()
+    });
+    let route = config.as_ref().map(|config| &config.route);
+    let held = match (snapshot.as_ref().map(|s| &s.phase), &running) {
+        (Some(Phase::Held { reason, command }), _) => {
+            Some(Held { reason: reason.clone(), command: command.clone() })
+        }
+        (None, Err(why)) => {
+            Some(Held { reason: why.clone(), command: format!("clawkeep {} recover", record.name) })
+        }
+        _ => None,
+    };
+    let is_openclaw = plan.is_some_and(|plan| plan.agent.name == "openclaw");
+    SandboxStatus {
+        schema: 1,
+        name: record.name.clone(),
+        default: record.default,
+        phase: snapshot.as_ref().map_or("held", phase_word).to_owned(),
+        should_run: record.desired == clawkeep_store::Desired::Running,
+        onboarded: !record.onboarding,
+        agent: plan.map_or_else(
+            || AgentStatus { name: "unknown".into(), version: String::new(), runtime: String::new() },
+            |plan| AgentStatus {
+                name: plan.agent.name.clone(),
+                version: plan.agent.version.clone(),
+                runtime: plan.agent.runtime.clone(),
+            },
+        ),
+        gateway: snapshot.as_ref().and_then(|snapshot| {
+            let gateway = snapshot.gateway.as_ref()?;
+            Some(GatewayStatus {
+                pid: gateway.pid,
+                started_at: rfc3339(gateway.started_at),
+                restarts: gateway.launch.saturating_sub(1),
+                warm_up_ms: gateway.ready_at.map(|at| at.saturating_sub(gateway.started_at)),
+            })
+        }),
+        guards,
+        receipt: snapshot.as_ref().and_then(|snapshot| {
+            let receipt = snapshot.receipt.as_ref()?;
+            let isolation = &receipt.isolation;
+            let caps = isolation.caps;
+            let held = caps.inheritable | caps.permitted | caps.effective | caps.bounding | caps.ambient;
+            Some(ReceiptStatus {
+                digest: receipt.digest(),
+                plan: isolation.plan,
+                landlock_abi: isolation.landlock_abi,
+                seccomp: isolation.seccomp,
+                caps: format!("{held:#x}"),
+                namespaces: isolation.namespaces.clone(),
+            })
+        }),
+        level: snapshot.as_ref().map_or_else(BTreeMap::new, level),
+        route: RouteStatus {
+            provider: route.map_or_else(|| "unknown".into(), |route| route.provider.name().to_owned()),
+            model: route.map_or_else(String::new, |route| route.model.clone()),
+            endpoint_url: route.and_then(|route| route.effective_base_url().map(str::to_owned)),
+        },
+        dashboard_port: record.dashboard_port,
+        dashboard_url: record
+            .dashboard_port
+            .filter(|_| is_openclaw)
+            .and_then(|port| dashboard(home, record, port)),
+        next_attempt_at: snapshot.as_ref().and_then(|s| s.next_attempt_at).map(rfc3339),
+        held,
+        last_incident: snapshot.as_ref().and_then(|s| {
+            s.last_incident.as_ref().map(|(at, what)| Incident { at: rfc3339(*at), what: what.clone() })
+        }),
+    }
+}
+
+fn dashboard(home: &Home, record: &SandboxRecord, port: u16) -> Option<String> {
+    let dir = clawkeep_store::atomic::open_dir(&home.sandbox(&record.name).home()).ok()?;
+    let token = clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir)).ok()??;
+    Some(token.dashboard_url(port))
+}
+
+/// What is enforced around the running process, in words, from its own receipt.
+fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let Some(receipt) = &snapshot.receipt else { return BTreeMap::new() };
+    let isolation = &receipt.isolation;
+    let kinds: Vec<_> = isolation.namespaces.keys().map(String::as_str).collect();
+    [
+        ("landlock", format!("ABI {}, enforced in full", isolation.landlock_abi)),
+        ("seccomp", format!("{} programs, allowlist", isolation.seccomp_filters)),
+        ("namespaces", kinds.join(", ")),
+        ("capabilities", "none".to_owned()),
+        ("no-new-privileges", isolation.no_new_privs.to_string()),
+        ("processes", "at most 4096".to_owned()),
+        ("cgroup", "none: memory and cpu are not limited".to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}

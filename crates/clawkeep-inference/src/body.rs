@@ -1,0 +1,161 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use crate::pool::Lease;
+
+/// Any error of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer, and of a request that is passed on.
+pub type BoxBody = UnsyncBoxBody<Bytes, BoxError>;
+
+pub(crate) fn full(bytes: Bytes) -> BoxBody {
+    http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn empty() -> BoxBody {
+    full(Bytes::new())
+}
+
+/// Why a body was not read whole.
+pub(crate) enum Unread {
+    TooLarge,
+    Broken,
+}
+
+/// Read a whole body of at most `limit` bytes.
+pub(crate) async fn read_whole(body: BoxBody, limit: u64) -> Result<Bytes, Unread> {
+    let exceeded = Arc::new(AtomicBool::new(false));
+    match Limited::new(body, limit, exceeded.clone()).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(_) if exceeded.load(Ordering::Relaxed) => Err(Unread::TooLarge),
+        Err(_) => Err(Unread::Broken),
+    }
+}
+
+/// A request body that fails, and says so in its flag, once it is longer than allowed.
+pub(crate) struct Limited {
+    inner: BoxBody,
+    left: u64,
+    exceeded: Arc<AtomicBool>,
+}
+
+impl Limited {
+    pub(crate) fn new(inner: BoxBody, limit: u64, exceeded: Arc<AtomicBool>) -> Self {
+        Self { inner, left: limit, exceeded }
+    }
+}
+
+impl Body for Limited {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            match self.left.checked_sub(data.len() as u64) {
+                Some(left) => self.left = left,
+                None => {
+                    self.exceeded.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Some(Err("the request body is too large".into())));
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A provider's answer as it comes: unbuffered, so the reader's pace is the sender's pace. Fails when nothing
+/// comes for too long; gives its connection back to the pool when it ends well.
+pub(crate) struct Answer {
+    inner: Incoming,
+    lease: Option<Lease>,
+    idle: Duration,
+    timer: Pin<Box<Sleep>>,
+    armed: bool,
+}
+
+impl Answer {
+    pub(crate) fn new(inner: Incoming, lease: Lease, idle: Duration) -> Self {
+        let timer = Box::pin(tokio::time::sleep(idle));
+        let mut answer = Self { inner, lease: Some(lease), idle, timer, armed: false };
+        answer.give_back_if_ended();
+        answer
+    }
+
+    fn give_back_if_ended(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.armed = false;
+                self.give_back_if_ended();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.lease = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(lease) = self.lease.take() {
+                    lease.give_back();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                if !self.armed {
+                    self.armed = true;
+                    let deadline = Instant::now() + self.idle;
+                    self.timer.as_mut().reset(deadline);
+                }
+                ready!(self.timer.as_mut().poll(cx));
+                self.lease = None;
+                Poll::Ready(Some(Err("the provider stopped sending".into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

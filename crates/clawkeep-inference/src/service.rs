@@ -1,0 +1,182 @@
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Body;
+
+use crate::body::{BoxBody, BoxError};
+use crate::forward::Upstream;
+use crate::reply::error_reply;
+use crate::route::{Route, RouteError};
+use crate::{Provider, Secret, canary};
+
+/// How long a provider may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For name, TCP and TLS together.
+    pub connect: Duration,
+    /// For the head of an answer, the request's sending included.
+    pub head: Duration,
+    /// For silence inside an answer.
+    pub idle: Duration,
+    /// For the list of models in a check.
+    pub list: Duration,
+    /// For the turn in a check.
+    pub turn: Duration,
+}
+
+impl Default for Timeouts {
+    /// 10 s to connect and for the list; 300 s for head and silence, 120 s for a check's turn, since a local
+    /// server may load a large model first.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            connect: seconds(10),
+            head: seconds(300),
+            idle: seconds(300),
+            list: seconds(10),
+            turn: seconds(120),
+        }
+    }
+}
+
+/// Answers the requests that a sandbox sends to `inference.local`.
+pub struct Service {
+    route: Route,
+    pub(crate) backend: Backend,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) timeouts: Timeouts,
+}
+
+pub(crate) enum Backend {
+    Canary,
+    Http(Upstream),
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("route", &self.route).finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// A service for this route. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`RouteError`] when the route cannot be used, or needs a key and `secret` is none that fits.
+    pub fn new(route: Route, secret: Option<Secret>) -> Result<Self, RouteError> {
+        Self::with_timeouts(route, secret, Timeouts::default())
+    }
+
+    /// The same as [`Service::new`] with other timeouts.
+    ///
+    /// # Errors
+    /// Those of [`Service::new`].
+    pub fn with_timeouts(
+        route: Route,
+        secret: Option<Secret>,
+        timeouts: Timeouts,
+    ) -> Result<Self, RouteError> {
+        let backend = if route.provider == Provider::Canary {
+            Backend::Canary
+        } else {
+            Backend::Http(Upstream::new(route.origin()?, route.authorization(secret.as_ref())?, timeouts))
+        };
+        Ok(Self { route, backend, secret, timeouts })
+    }
+
+    /// The built-in canary.
+    pub fn canary() -> Self {
+        let (route, timeouts) = (Route::canary(), Timeouts::default());
+        Self { route, backend: Backend::Canary, secret: None, timeouts }
+    }
+
+    /// Where it leads.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Answer one request. Of the request's URI only path and query count. What is not one of the known calls
+    /// of the OpenAI API is answered with 404 here; nothing is connected for it.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<BoxBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        let body = body.map_err(Into::into).boxed_unsync();
+        let Some(call) = Call::of(&parts.method, parts.uri.path()) else {
+            return unknown_call();
+        };
+        match (&self.backend, call) {
+            (Backend::Canary, Call::Models) => canary::models(),
+            (Backend::Canary, Call::Chat) => canary::chat(body).await,
+            (Backend::Canary, _) => unknown_call(),
+            (Backend::Http(upstream), call) => upstream.forward(&parts, call.path(), body).await,
+        }
+    }
+}
+
+/// The calls that are known.
+#[derive(Clone, Copy)]
+enum Call {
+    Models,
+    Chat,
+    Responses,
+    Embeddings,
+}
+
+impl Call {
+    const ALL: [Self; 4] = [Self::Models, Self::Chat, Self::Responses, Self::Embeddings];
+
+    /// Whole paths, byte for byte: there is nothing to normalise and nothing to get around.
+    fn of(method: &Method, path: &str) -> Option<Self> {
+        let below = path.strip_prefix("/v1")?;
+        let call = Self::ALL.into_iter().find(|call| call.path() == below)?;
+        let wanted = if matches!(call, Self::Models) { Method::GET } else { Method::POST };
+        (*method == wanted).then_some(call)
+    }
+
+    /// The path below the base URL.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Models => "/models",
+            Self::Chat => "/chat/completions",
+            Self::Responses => "/responses",
+            Self::Embeddings => "/embeddings",
+        }
+    }
+}
+
+fn unknown_call() -> Response<BoxBody> {
+    error_reply(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "inference.local answers GET /v1/models and POST /v1/chat/completions, and with a provider set also \
+         POST /v1/responses and /v1/embeddings",
+    )
+}
+
+/// A service that can be exchanged while it is in use: answers under way go on with the old one, the next
+/// request meets the new one. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub struct LiveService(Arc<RwLock<Arc<Service>>>);
+
+impl LiveService {
+    /// Start with this service.
+    pub fn new(service: Service) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(service))))
+    }
+
+    /// The service of this moment.
+    pub fn current(&self) -> Arc<Service> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Put another in its place.
+    pub fn replace(&self, service: Service) {
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(service);
+    }
+}

@@ -1,0 +1,201 @@
+//! Starting a process of the agent: between fork and exec it gives up everything that it will not need, reads
+//! back what is in force, and says so on its receipt pipe.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use clawkeep_plan::{NetlinkRule, RECEIPT_FD, Receipt};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Gid, Pid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::proto::{Kind, Spawn, Stdio};
+use crate::seal::Seal;
+use crate::seccomp::Programs;
+use crate::spec::{AGENT_ID, IdMap};
+use crate::stage::{Failure, at};
+use crate::{readback, sys};
+
+/// Processes and threads of one sandbox: more than any agent needs, few enough that a fork bomb in it is no
+/// danger to the host. The ids of a sandbox are its own, so nobody else's count.
+const MAX_PROCESSES: u64 = 4096;
+
+/// Everything that can be prepared before the first process is asked for.
+pub struct Confinement {
+    ids: IdMap,
+    seal: Seal,
+    route_only: Programs,
+    no_netlink: Programs,
+}
+
+/// A process that was started, and init's ends of its pipes.
+pub struct Started {
+    /// Its pid.
+    pub pid: Pid,
+    /// A handle on it (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+    /// Its output, for the log.
+    pub output: Option<OwnedFd>,
+    /// Its receipt.
+    pub receipt: Option<OwnedFd>,
+    /// The master side of its terminal.
+    pub terminal: Option<OwnedFd>,
+}
+
+struct ChildFds {
+    stdio: [OwnedFd; 3],
+    receipt: Option<OwnedFd>,
+    terminal: bool,
+}
+
+impl Confinement {
+    pub fn prepare(ids: IdMap) -> Result<Self, Failure> {
+        let programs =
+            |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
+        Ok(Self {
+            ids,
+            seal: Seal::prepare().map_err(at("prepare Landlock"))?,
+            route_only: programs(NetlinkRule::RouteOnly)?,
+            no_netlink: programs(NetlinkRule::Refused)?,
+        })
+    }
+
+    /// Start the process. A failure after the fork is told on the receipt pipe, and by exit status 127.
+    pub fn start(&self, spawn: &Spawn, given: Vec<OwnedFd>) -> Result<Started, Failure> {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"));
+        let null = || {
+            rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                .map_err(at("open /dev/null"))
+        };
+        let mut output = None;
+        let mut terminal = None;
+        let stdio = match spawn.stdio {
+            Stdio::Log => {
+                let (read, write) = pipe()?;
+                output = Some(read);
+                let twin = write.try_clone().map_err(at("make a pipe"))?;
+                [null()?, write, twin]
+            }
+            Stdio::Given => <[OwnedFd; 3]>::try_from(given)
+                .map_err(|_| at("take the given descriptors")(io::Error::other("three are needed")))?,
+            Stdio::Terminal { rows, columns } => {
+                let (master, slave) = self.open_terminal(rows, columns).map_err(at("open a terminal"))?;
+                terminal = Some(master);
+                let twin = || slave.try_clone().map_err(at("open a terminal"));
+                [twin()?, twin()?, twin()?]
+            }
+        };
+        let (receipt, tell) = match spawn.kind {
+            Kind::Gateway => pipe().map(|(read, write)| (Some(read), Some(write)))?,
+            Kind::Session => (None, None),
+        };
+        let fds = ChildFds { stdio, receipt: tell, terminal: terminal.is_some() };
+        let Some(pid) = sys::fork().map_err(at("fork"))? else { self.child(spawn, fds) };
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .map_err(at("get a handle on the process"))?;
+        for end in output.iter().chain(&receipt) {
+            rustix::io::ioctl_fionbio(end, true).map_err(at("prepare a pipe"))?;
+        }
+        Ok(Started { pid, pidfd, output, receipt, terminal })
+    }
+
+    fn open_terminal(&self, rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+        // The sandbox's own devpts instance: no host terminal is ever reachable from inside.
+        let master = rustix::fs::open(
+            "/dev/pts/ptmx",
+            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        rustix::pty::unlockpt(&master)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(
+            &master,
+            rustix::pty::OpenptFlags::RDWR
+                | rustix::pty::OpenptFlags::NOCTTY
+                | rustix::pty::OpenptFlags::CLOEXEC,
+        )?;
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, size)?;
+        if matches!(self.ids, IdMap::Range { .. }) {
+            rustix::fs::fchown(&slave, Some(Uid::from_raw(AGENT_ID)), Some(Gid::from_raw(AGENT_ID)))?;
+        }
+        Ok((master, slave))
+    }
+
+    fn child(&self, spawn: &Spawn, fds: ChildFds) -> ! {
+        // A copy out of the way of the numbers that are given away below; it closes itself at exec.
+        let receipt = fds.receipt.as_ref().and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 10).ok());
+        let (step, error) = match self.become_agent(spawn, fds, receipt.as_ref()) {
+            Ok(never) => match never {},
+            Err(Failure { step, error }) => (step, error),
+        };
+        let line = Receipt::exec_failed_line(&step, error.raw_os_error().unwrap_or(libc::EIO));
+        match (spawn.kind, receipt) {
+            (Kind::Gateway, Some(receipt)) => drop(rustix::io::write(&receipt, line.as_bytes())),
+            _ => eprintln!("clawkeep: {step}: {error}"),
+        }
+        sys::exit_now(127)
+    }
+
+    fn become_agent(
+        &self,
+        spawn: &Spawn,
+        fds: ChildFds,
+        receipt: Option<&OwnedFd>,
+    ) -> Result<std::convert::Infallible, Failure> {
+        rustix::process::setsid().map_err(at("start a session"))?;
+        if fds.terminal {
+            rustix::process::ioctl_tiocsctty(&fds.stdio[0]).map_err(at("take the terminal"))?;
+        }
+        if matches!(self.ids, IdMap::Range { .. }) {
+            let (uid, gid) = (Uid::from_raw(AGENT_ID), Gid::from_raw(AGENT_ID));
+            rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
+            rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the agent's user"))?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the agent's user"))?;
+        }
+        sys::limit_processes(MAX_PROCESSES).map_err(at("limit the number of processes"))?;
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        rustix::thread::set_capabilities(None, sets).map_err(at("drop capabilities"))?;
+        rustix::thread::clear_ambient_capability_set().map_err(at("drop ambient capabilities"))?;
+        rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
+        let landlock_abi = self.seal.enter().map_err(at("enter the Landlock domain"))?;
+
+        // Descriptors before the filter, in their places; all else is closed.
+        for (number, fd) in (0..).zip(&fds.stdio) {
+            let high = rustix::io::fcntl_dupfd_cloexec(fd, 10).map_err(at("place descriptors"))?;
+            sys::place_fd(high.as_fd(), number).map_err(at("place descriptors"))?;
+        }
+        let first_closed = match receipt {
+            Some(receipt) if spawn.reports => {
+                sys::place_fd(receipt.as_fd(), RECEIPT_FD).map_err(at("place descriptors"))?;
+                RECEIPT_FD + 1
+            }
+            Some(_) | None => RECEIPT_FD,
+        };
+        let keep: Vec<_> = receipt.iter().map(|fd| fd.as_fd()).collect();
+        sys::close_all_but(first_closed, &keep).map_err(at("close descriptors"))?;
+        // The closed ones must not be closed again by their owners: they are numbers of others by then.
+        std::mem::forget(fds);
+
+        let programs = match spawn.netlink {
+            NetlinkRule::RouteOnly => &self.route_only,
+            NetlinkRule::Refused => &self.no_netlink,
+        };
+        programs.install().map_err(io::Error::other).map_err(at("install the seccomp programs"))?;
+        sys::reset_signals();
+        if let Some(receipt) = receipt {
+            let report =
+                readback::report(spawn.plan, landlock_abi, programs.digest()).map_err(at("read back"))?;
+            rustix::io::write(receipt, report.to_line().as_bytes()).map_err(at("write the receipt"))?;
+        }
+        let (program, arguments) = spawn
+            .argv
+            .split_first()
+            .ok_or_else(|| at("execve")(io::Error::from_raw_os_error(libc::ENOENT)))?;
+        let error =
+            Command::new(program).args(arguments).env_clear().envs(&spawn.env).current_dir(&spawn.cwd).exec();
+        Err(at(format!("execve {program}"))(error))
+    }
+}

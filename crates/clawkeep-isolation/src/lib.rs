@@ -1,0 +1,34 @@
+//! One process tree in namespaces, Landlock, seccomp and cgroups, and a tiny init in it.
+//!
+//! The host side calls [`create`] with a [`SandboxSpec`]; a process started for it ([`sandbox_init_main`])
+//! becomes the sandbox's first process and serves [`proto::Order`]s over a control socket that outlives the
+//! daemon. Everything it starts runs with no capability, no new privileges, in a Landlock domain and under
+//! the seccomp programs of [`Programs`], and reports on a receipt pipe what it reads back about itself.
+//!
+//! This is one of the few crates that talk to the kernel directly; all `unsafe` of it is in `sys.rs`.
+#![deny(unsafe_code)]
+
+mod children;
+mod create;
+mod init;
+mod log;
+pub mod proto;
+mod readback;
+mod rootfs;
+mod seal;
+mod seccomp;
+mod spec;
+mod stage;
+#[allow(unsafe_code)]
+mod sys;
+mod system;
+pub mod wire;
+
+pub use create::{
+    CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, start_time, start_time_in,
+};
+pub use seccomp::{Programs, SeccompError};
+pub use spec::{AGENT_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
+pub use stage::sandbox_init_main;
+pub use sys::landlock_abi;
+pub use system::{System, etc_files, read_only};

@@ -1,0 +1,202 @@
+//! The file system that a sandbox sees: a small tmpfs with mounts on it, read-only where nothing must be
+//! written, and nothing else of the host. Built with the descriptor-based mount calls (mount_setattr(2),
+//! open_tree(2), move_mount(2)), so that no path is looked up twice.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::spec::{Mount, MountAccess, SandboxSpec};
+use crate::stage::{Failure, at};
+use crate::sys;
+
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+
+/// Device nodes of the host that are visible inside.
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+
+/// A private copy of something on the host, with its flags set, not yet visible anywhere.
+pub struct Source {
+    mount: Mount,
+    tree: OwnedFd,
+    directory: bool,
+}
+
+/// Take copies of all that the spec mounts, and of the device nodes. To be called in the new mount namespace
+/// while the host's tree is still there, with ids that may look at the paths.
+pub fn take_sources(spec: &SandboxSpec) -> Result<Vec<Source>, Failure> {
+    let devices = DEVICES.iter().map(|name| Mount {
+        source: Path::new("/dev").join(name),
+        target: format!("/dev/{name}"),
+        access: MountAccess::Device,
+    });
+    spec.mounts.iter().cloned().chain(devices).map(take).collect()
+}
+
+fn take(mount: Mount) -> Result<Source, Failure> {
+    let step = || format!("look at {}", mount.source.display());
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, &mount.source, flags).map_err(at(step()))?;
+    let set = match mount.access {
+        MountAccess::ReadOnly => RDONLY | NOSUID | NODEV,
+        MountAccess::ReadWrite => NOSUID | NODEV,
+        MountAccess::Device => NOSUID | NOEXEC,
+    };
+    sys::set_mount_attributes(tree.as_fd(), set, true)
+        .map_err(at(format!("seal {}", mount.source.display())))?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(at(step()))?.st_mode);
+    Ok(Source { directory: kind.is_dir(), mount, tree })
+}
+
+/// A new file system of a type, mounted nowhere yet.
+pub fn new_mount(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
+    let step = || format!("make a {kind}");
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(step()))?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value).map_err(at(step()))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(at(step()))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at(step()))
+}
+
+/// Build the root, make it ours, let go of the host's. `tmp` is the file system for `/tmp` where it was made
+/// beforehand by somebody with more rights.
+pub fn enter(spec: &SandboxSpec, sources: Vec<Source>, tmp: Option<OwnedFd>) -> Result<(), Failure> {
+    let strict = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let closed = strict | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+
+    let root = new_mount("tmpfs", &[("mode", "0755"), ("size", "1m"), ("nr_inodes", "4096")], strict)?;
+    // A place that exists on every host and is not needed any more: all sources were taken before.
+    attach(&root, CWD, "/usr")?;
+
+    for dir in ["proc", "dev", "tmp", "run", "var", "etc", "home", "sandbox"] {
+        make_dir(&root, dir)?;
+    }
+    attach(&new_mount("proc", &[], closed)?, root.as_fd(), "proc")?;
+    let tmp = match tmp {
+        Some(tmp) => tmp,
+        None => new_mount(
+            "tmpfs",
+            &[
+                ("mode", "1777"),
+                ("size", &spec.tmp_bytes.to_string()),
+                ("nr_inodes", crate::stage::TMP_INODES),
+            ],
+            strict,
+        )?,
+    };
+    attach(&tmp, root.as_fd(), "tmp")?;
+    attach(&new_mount("tmpfs", &[("mode", "0755"), ("size", "4m")], closed)?, root.as_fd(), "run")?;
+    for dir in ["dev/pts", "dev/shm"] {
+        make_dir(&root, dir)?;
+    }
+    let pts = new_mount(
+        "devpts",
+        &[("ptmxmode", "0666"), ("mode", "0620")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    attach(&pts, root.as_fd(), "dev/pts")?;
+    attach(&new_mount("tmpfs", &[("mode", "1777"), ("size", "64m")], closed)?, root.as_fd(), "dev/shm")?;
+
+    for Source { mount, tree, directory } in sources {
+        let target = mount.target.trim_start_matches('/');
+        place_for(&root, target, directory)?;
+        attach(&tree, root.as_fd(), target)?;
+    }
+    let fixed = [
+        ("dev/ptmx", "pts/ptmx"),
+        ("dev/fd", "/proc/self/fd"),
+        ("dev/stdin", "/proc/self/fd/0"),
+        ("dev/stdout", "/proc/self/fd/1"),
+        ("dev/stderr", "/proc/self/fd/2"),
+        ("var/tmp", "/tmp"),
+        ("var/run", "/run"),
+    ];
+    let asked = spec.symlinks.iter().map(|(path, target)| (path.trim_start_matches('/'), target.as_str()));
+    for (path, target) in fixed.into_iter().chain(asked) {
+        rustix::fs::symlinkat(target, &root, path).map_err(at(format!("link /{path}")))?;
+    }
+    for (path, content) in &spec.files {
+        write_file(&root, path.trim_start_matches('/'), content)?;
+    }
+
+    // The root itself last, and alone: what is mounted on it keeps its own flags. Devices on it work because
+    // each is a mount of its own.
+    sys::set_mount_attributes(root.as_fd(), RDONLY | NOSUID | NODEV, false).map_err(at("seal the root"))?;
+    rustix::process::fchdir(&root).map_err(at("enter the root"))?;
+    rustix::process::pivot_root(".", ".").map_err(at("make it the root"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(at("let go of the host's root"))?;
+    rustix::process::chdir("/").map_err(at("enter the root"))
+}
+
+fn attach(mount: &OwnedFd, directory: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+    move_mount(mount.as_fd(), "", directory, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(at(format!("mount /{path}")))
+}
+
+fn make_dir(root: &OwnedFd, path: &str) -> Result<(), Failure> {
+    match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(at(format!("make /{path}"))(error)),
+    }
+}
+
+/// An empty directory or file to mount on, with the directories above it.
+fn place_for(root: &OwnedFd, path: &str, directory: bool) -> Result<(), Failure> {
+    let mut above = String::new();
+    for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+        let Component::Normal(part) = part else {
+            return Err(at(format!("mount /{path}"))(Errno::INVAL));
+        };
+        above = if above.is_empty() {
+            part.to_string_lossy().into()
+        } else {
+            format!("{above}/{}", part.to_string_lossy())
+        };
+        make_dir(root, &above)?;
+    }
+    if directory {
+        return make_dir(root, path);
+    }
+    match rustix::fs::openat(
+        root,
+        path,
+        OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o444),
+    ) {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(at(format!("make /{path}"))(error)),
+    }
+}
+
+fn write_file(root: &OwnedFd, path: &str, content: &str) -> Result<(), Failure> {
+    place_for(root, path, false)?;
+    let step = || format!("write /{path}");
+    let file = rustix::fs::openat(
+        root,
+        path,
+        OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(at(step()))?;
+    let mut rest = content.as_bytes();
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest).map_err(at(step()))?;
+        rest = &rest[written..];
+    }
+    Ok(())
+}

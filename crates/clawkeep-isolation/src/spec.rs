@@ -1,0 +1,121 @@
+use std::path::PathBuf;
+
+use clawkeep_plan::{Digest, to_canonical_json};
+use serde::{Deserialize, Serialize};
+
+/// Uid and gid of the agent, as seen in every sandbox.
+pub const AGENT_ID: u32 = 998;
+
+/// How many ids a sandbox's user namespace maps where there is a root to map them.
+pub const ID_RANGE: u32 = 65_536;
+
+/// Everything that a sandbox is made of, before any process of the agent runs in it. Plain data, made by the
+/// host side; the setup does what it says and decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Its name, which is also its host name (uts_namespaces(7)).
+    pub name: String,
+    /// How ids inside map to ids on the host.
+    pub ids: IdMap,
+    /// What is visible, in the order in which it is mounted.
+    pub mounts: Vec<Mount>,
+    /// Symbolic links to make: path, target.
+    pub symlinks: Vec<(String, String)>,
+    /// Small files to write into the read-only root: path, content.
+    pub files: Vec<(String, String)>,
+    /// TCP ports on 127.0.0.1 inside that are listened on before anything runs.
+    pub listeners: Vec<u16>,
+    /// Size limit of the private `/tmp`, in bytes.
+    pub tmp_bytes: u64,
+    /// Size at which the gateway's log is cut to its newer half, in bytes.
+    pub log_bytes: u64,
+    /// `cgroup.procs` (cgroup v2) or `tasks`-equivalent files on the host that the sandbox joins first.
+    pub cgroups: Vec<PathBuf>,
+}
+
+impl SandboxSpec {
+    /// Names this exact specification: a sandbox that was made from another one is not the same.
+    pub fn digest(&self) -> Digest {
+        Digest::of(to_canonical_json(self).as_bytes())
+    }
+}
+
+/// How ids inside map to ids on the host (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdMap {
+    /// Inside 0..[`ID_RANGE`] is the host's `base..base+ID_RANGE`. Needs root on the host.
+    Range {
+        /// Host id of the sandbox's root.
+        base: u32,
+    },
+    /// Inside [`AGENT_ID`] is the calling user; nothing else is mapped. Needs no privilege.
+    Single {
+        /// The caller's uid on the host.
+        uid: u32,
+        /// The caller's gid on the host.
+        gid: u32,
+    },
+}
+
+impl IdMap {
+    /// The map that the calling user can have: a range for root, itself for everybody else.
+    pub fn for_current_user(slot: u32) -> Self {
+        let uid = rustix::process::geteuid();
+        if uid.is_root() {
+            // Far above what distributions hand out (login.defs(5), systemd-nspawn's range ends at
+            // 1,879,048,191), one range a sandbox, so that two sandboxes never share an id.
+            Self::Range { base: 1_900_000_000 + slot * ID_RANGE }
+        } else {
+            Self::Single { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
+        }
+    }
+
+    /// Uid and gid on the host of the sandbox's root, which owns what we publish; the agent itself where
+    /// there is no root.
+    pub fn host_root(self) -> (u32, u32) {
+        match self {
+            Self::Range { base } => (base, base),
+            Self::Single { uid, gid } => (uid, gid),
+        }
+    }
+
+    /// Uid and gid of the agent on the host.
+    pub fn host_agent(self) -> (u32, u32) {
+        match self {
+            Self::Range { base } => (base + AGENT_ID, base + AGENT_ID),
+            Self::Single { uid, gid } => (uid, gid),
+        }
+    }
+
+    /// The lines for `uid_map` and `gid_map`.
+    pub(crate) fn lines(self) -> (String, String) {
+        match self {
+            Self::Range { base } => (format!("0 {base} {ID_RANGE}"), format!("0 {base} {ID_RANGE}")),
+            Self::Single { uid, gid } => (format!("{AGENT_ID} {uid} 1"), format!("{AGENT_ID} {gid} 1")),
+        }
+    }
+}
+
+/// One thing that is visible inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: String,
+    /// What may be done with it.
+    pub access: MountAccess,
+}
+
+/// What may be done with a mount. All are nosuid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountAccess {
+    /// Read and execute, no devices.
+    ReadOnly,
+    /// Read, write and execute, no devices.
+    ReadWrite,
+    /// A device node: read and write, no execution.
+    Device,
+}

@@ -1,0 +1,261 @@
+//! From an ordinary process to the first process of a sandbox. Three processes, each with one thread:
+//!
+//! - A, started by the host side: has the caller's rights, joins the cgroups, writes the id maps of B;
+//! - B: in the new namespaces, takes what the host's tree has to give;
+//! - C: process 1 of the new process-id namespace, builds the root, drops what it does not need, serves.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+use crate::init;
+use crate::log::BoundedLog;
+use crate::proto::SetupOutcome;
+use crate::rootfs;
+use crate::spec::{IdMap, SandboxSpec};
+use crate::{sys, wire};
+
+/// A step of the setup that failed.
+#[derive(Debug)]
+pub struct Failure {
+    pub(crate) step: String,
+    pub(crate) error: io::Error,
+}
+
+/// What init holds for its whole life.
+struct Held {
+    control: OwnedFd,
+    log: OwnedFd,
+    lock: OwnedFd,
+}
+
+/// Files in the private `/tmp` at most: each costs the host memory that no size limit counts.
+pub const TMP_INODES: &str = "262144";
+
+/// Say at which step an error happened.
+pub fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Failure {
+    let step = step.into();
+    move |error| Failure { step, error: error.into() }
+}
+
+/// The entry of process A. The specification and the descriptors (control socket, log) come over standard
+/// input, and so does the answer go back. Returns in A only, when B is done.
+pub fn sandbox_init_main() -> ExitCode {
+    let channel = match rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) {
+        Ok(channel) => channel,
+        Err(_) => return ExitCode::from(2),
+    };
+    match parent(&channel) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&channel, &failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(channel: &OwnedFd, failure: &Failure) {
+    let outcome = SetupOutcome::Failed { step: failure.step.clone(), reason: failure.error.to_string() };
+    // Nobody is there to hear of a failure to report a failure: the host side sees the end of the channel.
+    let _ = wire::send(channel, &outcome, &[]);
+}
+
+fn parent(channel: &OwnedFd) -> Result<(), Failure> {
+    sys::assert_single_threaded().map_err(at("start the setup"))?;
+    let missing = || io::Error::new(io::ErrorKind::UnexpectedEof, "no specification came");
+    let (spec, fds) = wire::receive::<SandboxSpec>(channel)
+        .and_then(|message| message.ok_or_else(missing))
+        .map_err(at("read the specification"))?;
+    let [control, log, lock] =
+        <[OwnedFd; 3]>::try_from(fds).map_err(|_| at("read the specification")(missing()))?;
+    sys::close_all_but(3, &[channel.as_fd(), control.as_fd(), log.as_fd(), lock.as_fd()])
+        .map_err(at("close descriptors"))?;
+    rustix::process::setsid().map_err(at("start a session"))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    for cgroup in &spec.cgroups {
+        std::fs::write(cgroup, "0").map_err(at(format!("join {}", cgroup.display())))?;
+    }
+    let tmp = match spec.ids {
+        // Made with the host's ids, so that the host side can publish files in it as the sandbox's root.
+        IdMap::Range { base } => {
+            let options = [
+                ("mode", "1777".to_owned()),
+                ("size", spec.tmp_bytes.to_string()),
+                ("uid", base.to_string()),
+                ("gid", base.to_string()),
+                ("nr_inodes", TMP_INODES.to_owned()),
+            ];
+            let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            Some(rootfs::new_mount("tmpfs", &options, flags)?)
+        }
+        IdMap::Single { .. } => None,
+    };
+
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"));
+    let ((unshared, tell_unshared), (mapped, tell_mapped)) = (pipe()?, pipe()?);
+    let Some(child) = sys::fork().map_err(at("fork"))? else {
+        drop((unshared, tell_mapped));
+        let failure = match namespaced(channel, spec, Held { control, log, lock }, tmp, tell_unshared, mapped)
+        {
+            Ok(()) => sys::exit_now(0),
+            Err(failure) => failure,
+        };
+        report(channel, &failure);
+        sys::exit_now(1)
+    };
+    drop((tell_unshared, mapped, tmp, control, log, lock));
+    if wait_byte(&unshared) {
+        map_ids(spec.ids, child)?;
+        rustix::io::write(&tell_mapped, b"m").map_err(at("tell that the ids are mapped"))?;
+    }
+    rustix::process::waitpid(Some(child), WaitOptions::empty()).map_err(at("wait for the setup"))?;
+    Ok(())
+}
+
+/// One byte, or the end.
+fn wait_byte(pipe: &OwnedFd) -> bool {
+    loop {
+        match rustix::io::read(pipe, &mut [0_u8; 1]) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result == Ok(1),
+        }
+    }
+}
+
+fn map_ids(ids: IdMap, child: Pid) -> Result<(), Failure> {
+    let (uids, gids) = ids.lines();
+    let write = |file: &str, text: &str| {
+        std::fs::write(format!("/proc/{}/{file}", child.as_raw_nonzero()), text)
+            .map_err(at(format!("write {file}")))
+    };
+    if matches!(ids, IdMap::Single { .. }) {
+        // Without privilege the kernel wants this before a group map (user_namespaces(7)).
+        write("setgroups", "deny")?;
+    }
+    write("uid_map", &uids)?;
+    write("gid_map", &gids)
+}
+
+/// Process B.
+fn namespaced(
+    channel: &OwnedFd,
+    spec: SandboxSpec,
+    held: Held,
+    tmp: Option<OwnedFd>,
+    tell_unshared: OwnedFd,
+    mapped: OwnedFd,
+) -> Result<(), Failure> {
+    let all = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    sys::unshare(all).map_err(at("create namespaces"))?;
+    rustix::io::write(&tell_unshared, b"u").map_err(at("ask for the id maps"))?;
+    if !wait_byte(&mapped) {
+        // A could not map the ids, and has said why.
+        sys::exit_now(1);
+    }
+    drop((mapped, tell_unshared));
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(at("make mounts private"))?;
+    // Before the ids change: only the caller's ids may look into the state directory.
+    let sources = rootfs::take_sources(&spec)?;
+    if matches!(spec.ids, IdMap::Range { .. }) {
+        rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
+        let (gid, uid) = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the sandbox's root"))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the sandbox's root"))?;
+    }
+    if sys::fork().map_err(at("fork"))?.is_some() {
+        return Ok(());
+    }
+    let failure = match first_process(channel, spec, sources, held, tmp) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    report(channel, &failure);
+    sys::exit_now(1)
+}
+
+/// Counts that the kernel also charges to whoever made the user namespace, with everything it has in use in
+/// other sandboxes and on the host: an agent must not use them up. A kernel without one of them has no such
+/// shared count either (proc_sys_user(5)).
+fn limit_shared_counts() {
+    for (name, most) in
+        [("max_inotify_instances", "32"), ("max_inotify_watches", "65536"), ("max_user_namespaces", "0")]
+    {
+        let _ = std::fs::write(format!("/proc/sys/user/{name}"), most);
+    }
+}
+
+/// Process C.
+fn first_process(
+    channel: &OwnedFd,
+    spec: SandboxSpec,
+    sources: Vec<rootfs::Source>,
+    held: Held,
+    tmp: Option<OwnedFd>,
+) -> Result<std::convert::Infallible, Failure> {
+    rustix::thread::set_name(c"clawkeep-init").map_err(at("take a name"))?;
+    // Nobody in the sandbox may look into this process: its descriptors are the way to the host side.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(at("close itself to others"))?;
+    rootfs::enter(&spec, sources, tmp)?;
+    limit_shared_counts();
+    sys::loopback_up().map_err(at("bring up the loopback"))?;
+    rustix::system::sethostname(spec.name.as_bytes()).map_err(at("take the host name"))?;
+    sys::forbid_core_dumps().map_err(at("forbid core dumps"))?;
+    let Held { control, log, lock } = held;
+    let log = BoundedLog::new(std::fs::File::from(log), spec.log_bytes).map_err(at("open the log"))?;
+    let server = init::Server::prepare(&spec, control, log, lock)?;
+    drop_capabilities(spec.ids).map_err(at("drop capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
+    wire::send(channel, &SetupOutcome::Ready, &[]).map_err(at("tell that the sandbox is ready"))?;
+    detach_stdio(channel).map_err(at("let go of the host's descriptors"))?;
+    server.run()
+}
+
+/// What init keeps, where it is root inside: to become the agent's user for a child, to signal that user's
+/// processes, to give it its terminal. No bounding set: nothing that it starts can have any.
+fn drop_capabilities(ids: IdMap) -> io::Result<()> {
+    for number in 0..64 {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
+            1 << number,
+        )) {
+            Ok(()) => {}
+            // The first number that this kernel does not know.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let keep = match ids {
+        IdMap::Range { .. } => {
+            CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL | CapabilitySet::CHOWN
+        }
+        IdMap::Single { .. } => CapabilitySet::empty(),
+    };
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(Into::into)
+}
+
+fn detach_stdio(channel: &OwnedFd) -> io::Result<()> {
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    for number in 0..3 {
+        sys::place_fd(null.as_fd(), number)?;
+    }
+    // The channel's own number too: its other end waits for the end of it.
+    rustix::net::shutdown(channel, rustix::net::Shutdown::Both)?;
+    Ok(())
+}

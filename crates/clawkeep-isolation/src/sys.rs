@@ -1,0 +1,166 @@
+//! The system calls that no safe library wraps. Each function here is safe to call from a process with one
+//! thread, which every process of this crate is ([`assert_single_threaded`]).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+
+/// End the process at once if it has more than one thread: after fork(2) the child of such a process may only
+/// make async-signal-safe calls, and ours do more.
+pub fn assert_single_threaded() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 { Ok(()) } else { Err(io::Error::other("the setup process has more than one thread")) }
+}
+
+/// fork(2): `None` in the child. Must be called with one thread only.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the process has one thread, so no lock can be held by a thread that does not exist in the
+    // child, and the child may run any code.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
+}
+
+/// _exit(2): end this process without running destructors or atexit handlers of its parent's image.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Block all signals and give a non-blocking signalfd(2) that becomes readable on SIGCHLD.
+pub fn sigchld_fd() -> io::Result<OwnedFd> {
+    // SAFETY: `mask` is a local that `sigfillset`/`sigemptyset` initialise before it is read; the returned
+    // descriptor is new and ours alone.
+    unsafe {
+        let mut mask = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut mask);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, libc::SIGCHLD);
+        let fd = libc::signalfd(-1, &raw const mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Give every signal its default action and unblock all, as a program expects at its start.
+pub fn reset_signals() {
+    // SAFETY: setting default actions and an empty mask touches no memory of ours; signals that cannot be
+    // changed (SIGKILL, SIGSTOP) are refused by the kernel, which is fine.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut mask = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut());
+    }
+}
+
+/// Make `fd` also be `number`, inheritable. What `number` was before is closed.
+pub fn place_fd(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(Into::into);
+    }
+    // SAFETY: both are plain numbers to the kernel. The caller owns the meaning of `number`: this is called
+    // in a child right before exec only, where no owner of the old `number` is used again.
+    let result = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Close every descriptor from `first` on but `keep` (close_range(2)).
+pub fn close_all_but(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for fd in kept.into_iter().chain([i32::MAX]) {
+        if from < fd {
+            // SAFETY: plain numbers. Descriptors that some value still owns are closed here; the callers
+            // are single-purpose processes that list every descriptor they use again in `keep`.
+            let result = unsafe {
+                libc::syscall(libc::SYS_close_range, from as libc::c_uint, (fd - 1) as libc::c_uint, 0)
+            };
+            if result < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// mount_setattr(2) on a mount given by descriptor, with everything below it; also makes it private.
+pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a literal with a NUL, `attributes` lives over the call and its true size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bring up the loopback device of this network namespace (netdevice(7), SIOCSIFFLAGS).
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: `request` is zeroed, which is a valid `ifreq`; the name "lo" fits and stays NUL-terminated;
+    // the flags member of the union is the one that SIOCSIFFLAGS reads.
+    let result = unsafe {
+        let mut request = std::mem::zeroed::<libc::ifreq>();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The highest Landlock ABI of the running kernel, 0 where there is none (landlock(7)).
+pub fn landlock_abi() -> u32 {
+    const CREATE_RULESET_VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the kernel takes no attributes: a null pointer and size 0 are what it wants.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// At most this many processes and threads of this user in this user namespace (RLIMIT_NPROC, setrlimit(2)).
+pub fn limit_processes(most: u64) -> io::Result<()> {
+    let now = rustix::process::getrlimit(rustix::process::Resource::Nproc);
+    let most = now.maximum.map_or(most, |hard| hard.min(most));
+    let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
+    rustix::process::setrlimit(rustix::process::Resource::Nproc, limit).map_err(Into::into)
+}
+
+/// Core dumps off for this process and what it becomes (setrlimit(2)).
+pub fn forbid_core_dumps() -> io::Result<()> {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none).map_err(Into::into)
+}
+
+/// unshare(2).
+pub fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    // SAFETY: descriptors are not unshared (no UnshareFlags::FILES among our flags), and the process has one
+    // thread, so nobody relies on what is shared no more.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}

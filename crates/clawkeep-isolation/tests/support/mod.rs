@@ -1,0 +1,144 @@
+//! A sandbox for one test, and a blocking client of its init.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
+use clawkeep_isolation::{
+    IdMap, InitHandle, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find, wire,
+};
+use clawkeep_plan::{Digest, NetlinkRule};
+
+pub struct Sandbox {
+    pub dir: tempfile::TempDir,
+    pub handle: InitHandle,
+    events: VecDeque<Event>,
+    number: u64,
+}
+
+pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
+    let home = dir.join("home");
+    std::fs::create_dir_all(&home).unwrap();
+    let (uid, gid) = ids.host_agent();
+    std::os::unix::fs::chown(&home, Some(uid), Some(gid)).unwrap();
+    let system = System::of_this_host();
+    let mut mounts = system.mounts;
+    mounts.push(Mount { source: home, target: "/sandbox".into(), access: MountAccess::ReadWrite });
+    SandboxSpec {
+        name: "box".into(),
+        ids,
+        mounts,
+        symlinks: system.symlinks,
+        files: etc_files("box"),
+        listeners: vec![3128],
+        tmp_bytes: 64 << 20,
+        log_bytes: 1 << 20,
+        cgroups: vec![],
+    }
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut SandboxSpec)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = IdMap::for_current_user(7);
+        let mut spec = spec(dir.path(), ids);
+        change(&mut spec);
+        let run = dir.path().join("run");
+        let program = Path::new(env!("CARGO_BIN_EXE_isolation-init"));
+        create(program, &run, &spec).unwrap();
+        let handle = find(&run).unwrap().expect("init serves");
+        Self { dir, handle, events: VecDeque::new(), number: 0 }
+    }
+
+    pub fn ask(&mut self, order: Order, fds: &[BorrowedFd<'_>]) -> (Reply, Vec<OwnedFd>) {
+        self.number += 1;
+        wire::send(&self.handle.connection, &Request { number: self.number, order }, fds).unwrap();
+        loop {
+            match wire::receive(&self.handle.connection).unwrap().expect("init answers") {
+                (Message::Reply { number, reply }, fds) if number == self.number => return (reply, fds),
+                (Message::Reply { .. }, _) => panic!("an answer to no question"),
+                (Message::Event(event), _) => self.events.push_back(event),
+            }
+        }
+    }
+
+    pub fn next_event(&mut self) -> Event {
+        if let Some(event) = self.events.pop_front() {
+            return event;
+        }
+        match wire::receive(&self.handle.connection).unwrap().expect("init tells") {
+            (Message::Event(event), _) => event,
+            (Message::Reply { .. }, _) => panic!("an answer to no question"),
+        }
+    }
+
+    pub fn spawn(
+        &mut self,
+        id: &str,
+        kind: Kind,
+        stdio: Stdio,
+        argv: &[&str],
+        fds: &[BorrowedFd<'_>],
+    ) -> Vec<OwnedFd> {
+        let spawn = Spawn {
+            id: id.into(),
+            kind,
+            plan: Digest::of(b"plan"),
+            argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+            env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
+            cwd: "/".into(),
+            netlink: NetlinkRule::RouteOnly,
+            stdio,
+            reports: kind == Kind::Gateway,
+        };
+        match self.ask(Order::Spawn(Box::new(spawn)), fds) {
+            (Reply::Spawned { .. }, fds) => fds,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    pub fn ended(&mut self, id: &str) -> Ended {
+        loop {
+            if let Event::Ended { id: ended, how } = self.next_event()
+                && ended == id
+            {
+                return how;
+            }
+        }
+    }
+
+    /// Run a command as a session; its output and end.
+    pub fn run(&mut self, argv: &[&str]) -> (String, Ended) {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        self.number += 1;
+        let id = format!("run-{}", self.number);
+        self.spawn(&id, Kind::Session, Stdio::Given, argv, &[null.as_fd(), write.as_fd(), write.as_fd()]);
+        drop(write);
+        let mut output = Vec::new();
+        std::fs::File::from(read).read_to_end(&mut output).unwrap();
+        let how = self.ended(&id);
+        self.ask(Order::Forget { id }, &[]);
+        (String::from_utf8_lossy(&output).into_owned(), how)
+    }
+
+    pub fn sh(&mut self, script: &str) -> (String, Ended) {
+        self.run(&["/bin/sh", "-c", script])
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("run/gateway.log")).unwrap()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        destroy(&self.handle).unwrap();
+    }
+}

@@ -1,0 +1,358 @@
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use clawkeep_plan::SandboxName;
+use rustix::fs::Mode;
+
+use crate::atomic;
+use crate::lock::{DaemonLock, LockError};
+
+/// Where everything is kept. All of it is below one directory, mode 0700; two homes are two installations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+/// Why a directory cannot be the home.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// A relative path.
+    #[error("CLAWKEEP_HOME must be an absolute path, {0:?} is not")]
+    NotAbsolute(PathBuf),
+    /// An ordinary user without `$HOME`.
+    #[error("no home directory: set CLAWKEEP_HOME, XDG_DATA_HOME or HOME")]
+    NoUserHome,
+    /// Something else is in the way.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// Somebody else's directory, or a symlink that somebody else made.
+    #[error("{} belongs to uid {owner}, not to us (uid {us})", path.display())]
+    Foreign {
+        /// The directory or symlink.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Our effective uid.
+        us: u32,
+    },
+    /// Others could put things in it.
+    #[error("{} can be written by others (mode {mode:o}): chmod 700 it when its content is trusted", path.display())]
+    WritableByOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// On a file system that is mounted read-only.
+    #[error("{} is on a read-only file system", .0.display())]
+    ReadOnly(PathBuf),
+    /// No space or no quota left.
+    #[error("no space left for {}", .0.display())]
+    Full(PathBuf),
+    /// We may not write there.
+    #[error("no permission to write {}", .0.display())]
+    NotWritable(PathBuf),
+    /// Anything else.
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl HomeError {
+    fn at(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(path),
+                io::ErrorKind::PermissionDenied => Self::NotWritable(path),
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotADirectory(path),
+                _ => Self::Io { path, source },
+            }
+        }
+    }
+}
+
+impl Home {
+    /// Where the home is: `$CLAWKEEP_HOME`, else `$NEMOCLAW_HOME`, else `/var/lib/clawkeep` for root and
+    /// `$XDG_DATA_HOME/clawkeep` (`~/.local/share/clawkeep`) for a user. `env` reads a variable; empty ones
+    /// count as unset, as does a relative XDG_DATA_HOME (XDG base directory specification). Touches nothing.
+    ///
+    /// # Errors
+    /// `NotAbsolute`, `NoUserHome`.
+    pub fn locate(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, HomeError> {
+        Self::locate_for(rustix::process::geteuid().is_root(), env)
+    }
+
+    fn locate_for(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, HomeError> {
+        let var = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(path) = var("CLAWKEEP_HOME").or_else(|| var("NEMOCLAW_HOME")) {
+            return if path.is_absolute() { Ok(path) } else { Err(HomeError::NotAbsolute(path)) };
+        }
+        if root {
+            return Ok("/var/lib/clawkeep".into());
+        }
+        let data = var("XDG_DATA_HOME").filter(|path| path.is_absolute());
+        let data = data.or_else(|| var("HOME").map(|home| home.join(".local/share")));
+        data.map(|data| data.join("clawkeep")).ok_or(HomeError::NoUserHome)
+    }
+
+    /// Make the home ready for use: created 0700 where it is missing, its own directories too; refused where
+    /// it is not ours alone; a small file is written to see that the disk takes it.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn open(path: &Path) -> Result<Self, HomeError> {
+        if !path.is_absolute() {
+            return Err(HomeError::NotAbsolute(path.to_owned()));
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(HomeError::at(path))?;
+        }
+        own_dir(path)?;
+        let root = path.canonicalize().map_err(HomeError::at(path))?;
+        let home = Self { root };
+        for dir in [home.run(), home.bundles(), home.guards(), home.sandboxes(), home.secrets()] {
+            own_dir(&dir)?;
+        }
+        let run = home.run();
+        let probe = || {
+            let dir = atomic::open_dir(&run)?;
+            // More than a file system may keep inside an inode, so that it needs a block.
+            atomic::write(&dir, ".probe", &[b'.'; 8192], Mode::RUSR | Mode::WUSR)?;
+            atomic::remove(&dir, ".probe")
+        };
+        probe().map_err(HomeError::at(&home.root))?;
+        Ok(home)
+    }
+
+    /// The home directory itself, without symlinks.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The registry and journal.
+    pub fn db(&self) -> PathBuf {
+        self.root.join("clawkeep.db")
+    }
+
+    /// Sockets and locks of the host process.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// The socket of the host process's API.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("daemon.sock")
+    }
+
+    /// Installed agents.
+    pub fn bundles(&self) -> PathBuf {
+        self.root.join("bundles")
+    }
+
+    /// Installed guard bundles, each in a directory named by its digest.
+    pub fn guards(&self) -> PathBuf {
+        self.root.join("guards")
+    }
+
+    /// All sandboxes' directories.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    /// Secret files, a directory for each sandbox.
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// The directories of one sandbox.
+    pub fn sandbox(&self, name: &SandboxName) -> SandboxDirs {
+        SandboxDirs { root: self.sandboxes().join(name.as_str()) }
+    }
+
+    /// Become the one host process of this home.
+    ///
+    /// # Errors
+    /// [`LockError::AlreadyRunning`] at once when there is one.
+    pub fn lock_daemon(&self) -> Result<DaemonLock, LockError> {
+        DaemonLock::take(&self.run().join("daemon.lock"))
+    }
+}
+
+/// The directories of one sandbox on the host. None of these paths goes through anything that the sandbox can
+/// write; what is below [`SandboxDirs::home`] is hostile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxDirs {
+    root: PathBuf,
+}
+
+impl SandboxDirs {
+    /// All that belongs to the sandbox.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What is mounted at `/sandbox`; it survives everything but `destroy`.
+    pub fn home(&self) -> PathBuf {
+        self.root.join("home")
+    }
+
+    /// Sockets and logs of the running sandbox.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// The sandbox's own certificate authority.
+    pub fn ca(&self) -> PathBuf {
+        self.root.join("ca")
+    }
+
+    /// Files mounted below its `/etc`.
+    pub fn etc(&self) -> PathBuf {
+        self.root.join("etc")
+    }
+
+    /// Make them all, mode 0700 and ours; the isolation hands `home` over to the sandbox's user.
+    ///
+    /// # Errors
+    /// [`HomeError`]. Only the sandbox's own directory is checked for its owner when it is there already.
+    pub fn create(&self) -> Result<(), HomeError> {
+        own_dir(&self.root)?;
+        for dir in [self.home(), self.run(), self.ca(), self.etc()] {
+            match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_dir(&dir) => {}
+                made => made.map_err(HomeError::at(&dir))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_dir(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+/// See that there is a directory which is ours and nobody else can write, and make it 0700. A symlink counts
+/// when we or root made it and it leads to such a directory (homes are put on bigger disks that way).
+pub(crate) fn own_dir(path: &Path) -> Result<(), HomeError> {
+    if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(path)
+        && error.kind() != io::ErrorKind::AlreadyExists
+        // On a read-only disk mkdir says so before it says that the directory is there.
+        && !(error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.exists())
+    {
+        return Err(HomeError::at(path)(error));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    let foreign = |owner| HomeError::Foreign { path: path.to_owned(), owner, us };
+    let link = std::fs::symlink_metadata(path).map_err(HomeError::at(path))?;
+    if link.is_symlink() && link.uid() != us && link.uid() != 0 {
+        return Err(foreign(link.uid()));
+    }
+    let found = std::fs::metadata(path).map_err(HomeError::at(path))?;
+    if !found.is_dir() {
+        return Err(HomeError::NotADirectory(path.to_owned()));
+    }
+    if found.uid() != us {
+        return Err(foreign(found.uid()));
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(HomeError::WritableByOthers { path: path.to_owned(), mode });
+    }
+    if mode & 0o077 != 0 {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, private).map_err(HomeError::at(path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{lchown, symlink};
+
+    use super::*;
+
+    fn located(root: bool, vars: &[(&str, &str)]) -> Result<PathBuf, HomeError> {
+        Home::locate_for(root, |name| {
+            vars.iter().find(|(have, _)| *have == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn locates_in_the_documented_order() {
+        let all = [("CLAWKEEP_HOME", "/a"), ("NEMOCLAW_HOME", "/b"), ("XDG_DATA_HOME", "/c"), ("HOME", "/d")];
+        assert_eq!(located(false, &all).unwrap(), Path::new("/a"));
+        assert_eq!(located(true, &all[1..]).unwrap(), Path::new("/b"));
+        assert_eq!(located(true, &all[2..]).unwrap(), Path::new("/var/lib/clawkeep"));
+        assert_eq!(located(false, &all[2..]).unwrap(), Path::new("/c/clawkeep"));
+        assert_eq!(located(false, &all[3..]).unwrap(), Path::new("/d/.local/share/clawkeep"));
+        let odd = [("CLAWKEEP_HOME", ""), ("XDG_DATA_HOME", "c"), ("HOME", "/d")];
+        assert_eq!(located(false, &odd).unwrap(), Path::new("/d/.local/share/clawkeep"));
+        assert!(matches!(located(true, &[("CLAWKEEP_HOME", "a")]), Err(HomeError::NotAbsolute(_))));
+        assert!(matches!(located(false, &[]), Err(HomeError::NoUserHome)));
+    }
+
+    #[test]
+    fn makes_the_layout_private_and_opens_it_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("deep/er/home");
+        let home = Home::open(&path).unwrap();
+        assert_eq!(Home::open(&path).unwrap(), home);
+        let name: SandboxName = "box".parse().unwrap();
+        home.sandbox(&name).create().unwrap();
+        home.sandbox(&name).create().unwrap();
+        let sandbox = home.sandbox(&name);
+        for dir in [path, home.run(), home.secrets(), sandbox.home(), sandbox.ca(), sandbox.etc()] {
+            assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700, "{}", dir.display());
+        }
+        assert_eq!(std::fs::read_dir(home.run()).unwrap().count(), 0);
+        assert_eq!(home.db(), home.root().join("clawkeep.db"));
+        assert_eq!(sandbox.run(), home.root().join("sandboxes/box/run"));
+    }
+
+    #[test]
+    fn tightens_its_own_and_refuses_what_others_can_write() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("home");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Home::open(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
+        for mode in [0o720, 0o702, 0o777] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = Home::open(&path).unwrap_err();
+            assert!(matches!(error, HomeError::WritableByOthers { mode: m, .. } if m == mode), "{error}");
+        }
+        let file = temp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Home::open(&file), Err(HomeError::NotADirectory(_))));
+        assert!(matches!(Home::open(&file.join("below")), Err(HomeError::NotADirectory(_))));
+        assert!(matches!(Home::open(Path::new("home")), Err(HomeError::NotAbsolute(_))));
+    }
+
+    #[test]
+    fn follows_our_symlink_and_refuses_foreign_things() {
+        let temp = tempfile::tempdir().unwrap();
+        let (real, link) = (temp.path().join("real"), temp.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        assert_eq!(Home::open(&link).unwrap().root(), real.canonicalize().unwrap());
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: the part with foreign owners needs root");
+            return;
+        }
+        lchown(&link, Some(12345), None).unwrap();
+        assert!(matches!(Home::open(&link), Err(HomeError::Foreign { owner: 12345, us: 0, .. })));
+        lchown(&link, Some(0), None).unwrap();
+        lchown(&real, Some(12345), None).unwrap();
+        assert!(matches!(Home::open(&link), Err(HomeError::Foreign { owner: 12345, .. })));
+        assert!(matches!(Home::open(&real), Err(HomeError::Foreign { owner: 12345, .. })));
+    }
+}

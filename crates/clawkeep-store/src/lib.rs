@@ -1,0 +1,32 @@
+//! Everything that must outlive a reboot: the home directory, the registry of sandboxes, the journal, and
+//! the secrets.
+//!
+//! All calls block and may wait for the disk; call them where that is allowed. The one exception is
+//! [`JournalWriter::record`], which never waits.
+#![forbid(unsafe_code)]
+
+pub mod atomic;
+mod error;
+mod home;
+mod journal;
+mod lock;
+mod mirror;
+mod record;
+mod registry;
+mod repair;
+mod schema;
+mod secrets;
+mod store;
+mod time;
+mod writer;
+
+pub use error::StoreError;
+pub use home::{Home, HomeError, SandboxDirs};
+pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, PER_SANDBOX};
+pub use lock::{DaemonLock, LockError};
+pub use record::{Desired, NewSandbox, SandboxRecord};
+pub use repair::{Lost, RepairNote};
+pub use secrets::{MAX_SECRET, Secret, SecretError, Secrets};
+pub use store::{Opened, SCHEMA, Store};
+pub use time::unix_ms;
+pub use writer::{JournalHealth, JournalWriter};

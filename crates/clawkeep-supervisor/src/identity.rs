@@ -1,0 +1,100 @@
+//! Who listens? An answer on the gateway's port counts only if the gateway gives it: a process of somebody's
+//! session may have taken the port.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{Dir, Mode, OFlags};
+
+/// The most that is read of one file of /proc, in bytes.
+const MAX_TABLE: u64 = 4 << 20;
+
+/// Inodes of the sockets that listen on this TCP port, in the network namespace of this process
+/// (proc_pid_net(5)). Empty when it cannot be told.
+pub(crate) fn listeners(proc: BorrowedFd<'_>, pid: i32, port: u16) -> Vec<u64> {
+    let tables = ["tcp", "tcp6"].map(|table| read(proc, &format!("{pid}/net/{table}")));
+    tables.iter().flatten().flat_map(|table| inodes(table, port)).collect()
+}
+
+/// Whether this process holds one of these sockets; `None` when it cannot be told.
+pub(crate) fn holds(proc: BorrowedFd<'_>, pid: i32, inodes: &[u64]) -> Option<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fds = rustix::fs::openat(proc, format!("{pid}/fd"), flags, Mode::empty()).ok()?;
+    for entry in Dir::read_from(&fds).ok()?.flatten() {
+        let Ok(link) = rustix::fs::readlinkat(&fds, entry.file_name(), Vec::new()) else { continue };
+        let inode = link
+            .to_str()
+            .ok()
+            .and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        if inode.is_some_and(|inode| inodes.contains(&inode)) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// The session that a process belongs to: field 6 of its stat.
+pub(crate) fn session(proc: BorrowedFd<'_>, pid: i32) -> Option<i32> {
+    let stat = read(proc, &format!("{pid}/stat"))?;
+    let after_name = stat.rfind(')')? + 1;
+    stat[after_name..].split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
+/// Every process of the sandbox.
+pub(crate) fn processes(proc: BorrowedFd<'_>) -> Vec<i32> {
+    let Ok(entries) = Dir::read_from(proc) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
+}
+
+fn read(proc: BorrowedFd<'_>, path: &str) -> Option<String> {
+    use std::io::Read;
+    let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(MAX_TABLE).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// In `/proc/net/tcp`: local address and port in hexadecimal, state 0A for listening, inode in column ten.
+fn inodes(table: &str, port: u16) -> Vec<u64> {
+    let row = |line: &str| {
+        let columns: Vec<_> = line.split_ascii_whitespace().collect();
+        let (_, local) = columns.get(1)?.rsplit_once(':')?;
+        let here = u16::from_str_radix(local, 16).ok()? == port && *columns.get(3)? == "0A";
+        here.then(|| columns.get(9)?.parse().ok()).flatten()
+    };
+    table.lines().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn finds_its_own_listener_and_holder() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proc = std::fs::File::open("/proc").unwrap();
+        let own = std::process::id() as i32;
+        let found = listeners(proc.as_fd(), own, port);
+        assert_eq!(found.len(), 1);
+        assert_eq!(holds(proc.as_fd(), own, &found), Some(true));
+        assert_eq!(holds(proc.as_fd(), own, &[1]), Some(false));
+        assert!(processes(proc.as_fd()).contains(&own));
+        assert_eq!(
+            session(proc.as_fd(), own),
+            rustix::process::getsid(None).ok().map(|s| s.as_raw_nonzero().get())
+        );
+        drop(listener);
+        assert!(listeners(proc.as_fd(), own, port).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_read_without_a_panic(table in "\\PC{0,400}", port: u16) {
+            let _ = inodes(&table, port);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Drives the recovery core against the real world: processes, probes, files, clock.
+//!
+//! [`supervise`] is one task for one sandbox. Everything that it does to bring an agent up is one function of
+//! a [`Blueprint`]: put every input in place, verify, execute; the same for the first start and every other.
+#![forbid(unsafe_code)]
+
+mod blueprint;
+mod client;
+mod identity;
+mod inspect;
+mod probe;
+mod run;
+mod sandbox;
+mod snapshot;
+
+pub use blueprint::Blueprint;
+pub use client::{InitClient, InitError, SESSION};
+pub use run::{Hooks, Wish, initial_snapshot, supervise};
+pub use snapshot::{Gateway, Snapshot};

@@ -1,0 +1,265 @@
+//! The loop: real events go into the recovery core, its actions are carried out.
+
+mod acting;
+mod watching;
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawkeep_isolation::Programs;
+use clawkeep_plan::{Digest, Receipt};
+use clawkeep_recovery::{Action, Event, Phase, Settings, State, step};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::blueprint::Blueprint;
+use crate::client::InitClient;
+use crate::probe::Found;
+use crate::sandbox::Sandbox;
+use crate::snapshot::{Gateway, Snapshot};
+
+/// Between two probes of something that runs.
+const READY_PROBE: Duration = Duration::from_secs(5);
+
+/// What the host side does around a sandbox: serve its listeners, keep its journal.
+pub trait Hooks: Send + Sync + 'static {
+    /// A sandbox is there: serve these listeners (non-blocking, listening) from now on. Gives the ports that
+    /// are served; a launch that needs another one is refused.
+    fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16>;
+    /// It is gone.
+    fn down(&self);
+    /// Write down what happened and why.
+    fn record(&self, kind: &str, cause: &str, data: serde_json::Value);
+}
+
+/// What a person can want of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Should run.
+    Start,
+    /// Should not.
+    Stop,
+    /// Repair what needs repair.
+    Recover,
+    /// Restart even a healthy gateway.
+    Restart,
+    /// The gateway is about to be killed on purpose: its end is no failure. Changes nothing by itself.
+    Rehearse,
+}
+
+/// Supervise one sandbox until the wishes end. `launches` is the number of the last launch that the journal
+/// knows. The sandbox is left as it is when this returns: the next supervisor adopts it.
+pub async fn supervise(
+    blueprint: Blueprint,
+    launches: u64,
+    mut wishes: mpsc::UnboundedReceiver<Wish>,
+    status: watch::Sender<Snapshot>,
+    hooks: impl Hooks,
+) {
+    let mut supervisor = match Supervisor::new(blueprint, launches, status, hooks) {
+        Ok(supervisor) => supervisor,
+        Err((hooks, reason)) => return hooks.record("broken", &reason, json!({})),
+    };
+    supervisor.find_earlier().await;
+    supervisor.publish_status();
+    loop {
+        supervisor.act().await;
+        supervisor.publish_status();
+        tokio::select! {
+            wish = wishes.recv() => match wish {
+                Some(wish) => supervisor.wish(wish),
+                None => return,
+            },
+            happened = supervisor.next() => supervisor.happened(happened).await,
+        }
+    }
+}
+
+/// The state of a supervisor before it has looked: what watchers see first.
+pub fn initial_snapshot(launches: u64) -> Snapshot {
+    Snapshot {
+        looked: false,
+        phase: Phase::Stopped,
+        wanted: false,
+        launches,
+        gateway: None,
+        receipt: None,
+        unpublished: None,
+        next_attempt_at: None,
+        last_incident: None,
+    }
+}
+
+struct Supervisor<H> {
+    blueprint: Blueprint,
+    settings: Settings,
+    hooks: H,
+    status: watch::Sender<Snapshot>,
+    state: State,
+    actions: VecDeque<Action>,
+    started: Instant,
+    seccomp: Digest,
+    sandbox: Option<Sandbox>,
+    gateway: Option<Gateway>,
+    /// Its pid as the sandbox sees it.
+    inside: i32,
+    receipt: Option<Receipt>,
+    /// Critical guards that have not reported yet.
+    unloaded: Option<String>,
+    /// Since when it answers while guards have not reported.
+    serves_unguarded: Option<Instant>,
+    /// Why the program could not be executed.
+    exec_failure: Option<String>,
+    terminated: bool,
+    unpublished: Option<String>,
+    last_incident: Option<(u64, String)>,
+    next_probe: Option<Instant>,
+    republish_at: Option<Instant>,
+    tell_probe: mpsc::UnboundedSender<(u64, Found)>,
+    probes: mpsc::UnboundedReceiver<(u64, Found)>,
+    /// Probes in a row that init did not let through.
+    hung_probes: u32,
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The name of a launch in init's memory.
+fn launch_id(number: u64) -> String {
+    format!("gateway-{number}")
+}
+
+fn launch_number(id: &str) -> Option<u64> {
+    id.strip_prefix("gateway-")?.parse().ok()
+}
+
+impl<H: Hooks> Supervisor<H> {
+    fn new(
+        blueprint: Blueprint,
+        launches: u64,
+        status: watch::Sender<Snapshot>,
+        hooks: H,
+    ) -> Result<Self, (H, String)> {
+        let seccomp = match Programs::new(blueprint.plan.sealing.netlink) {
+            Ok(programs) => programs.digest(),
+            Err(error) => return Err((hooks, error.to_string())),
+        };
+        let warm_up = blueprint.adapter.health().map(|spec| spec.warm_up_secs * 1000);
+        let settings = Settings { start_within: warm_up.unwrap_or(60_000), ..Settings::default() };
+        let mut state = State::new(unix_ms() ^ u64::from(std::process::id()) << 32);
+        state.launches = launches;
+        let (tell_probe, probes) = mpsc::unbounded_channel();
+        Ok(Self {
+            blueprint,
+            settings,
+            hooks,
+            status,
+            state,
+            actions: VecDeque::new(),
+            started: Instant::now(),
+            seccomp,
+            sandbox: None,
+            gateway: None,
+            inside: 0,
+            receipt: None,
+            unloaded: None,
+            serves_unguarded: None,
+            exec_failure: None,
+            terminated: false,
+            unpublished: None,
+            last_incident: None,
+            next_probe: None,
+            republish_at: None,
+            tell_probe,
+            probes,
+            hung_probes: 0,
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        self.hooks.record("wish", &format!("{wish:?}").to_lowercase(), json!({}));
+        self.feed(match wish {
+            Wish::Start => Event::OrderStart,
+            Wish::Stop => Event::OrderStop,
+            Wish::Recover => Event::OrderRecover,
+            Wish::Restart => Event::OrderRestart,
+            Wish::Rehearse => {
+                self.terminated = true;
+                return;
+            }
+        });
+    }
+
+    fn feed(&mut self, event: Event) {
+        let before = std::mem::discriminant(&self.state.phase);
+        let (state, actions) = step(self.state.clone(), event.clone(), self.now(), &self.settings);
+        self.state = state;
+        self.actions.extend(actions);
+        let entered = before != std::mem::discriminant(&self.state.phase);
+        match (&self.state.phase, entered) {
+            (Phase::Ready { launch, .. }, true) => {
+                self.hooks.record("ready", "it serves", json!({ "launch": launch }));
+                if let Some(gateway) = self.gateway.as_mut().filter(|gateway| !gateway.adopted) {
+                    gateway.ready_at.get_or_insert_with(unix_ms);
+                }
+                self.next_probe = Some(Instant::now() + READY_PROBE);
+            }
+            (Phase::Backoff { until }, true) => {
+                self.hooks.record(
+                    "backoff",
+                    &format!("{event:?}"),
+                    json!({ "in_ms": until.saturating_sub(self.now()) }),
+                );
+            }
+            (Phase::Held { reason, command }, true) => {
+                self.hooks.record("held", reason, json!({ "command": command }));
+            }
+            (Phase::Starting { .. } | Phase::Ready { .. }, _) => {}
+            _ => self.next_probe = None,
+        }
+    }
+
+    fn incident(&mut self, kind: &str, what: String, data: serde_json::Value) {
+        self.hooks.record(kind, &what, data);
+        self.last_incident = Some((unix_ms(), what));
+    }
+
+    fn publish_status(&self) {
+        let wait = match self.state.phase {
+            Phase::Backoff { until } => Some(unix_ms() + until.saturating_sub(self.now())),
+            _ => None,
+        };
+        self.status.send_replace(Snapshot {
+            looked: true,
+            phase: self.state.phase.clone(),
+            wanted: self.state.wanted,
+            launches: self.state.launches,
+            gateway: self.gateway.clone(),
+            receipt: self.receipt.clone(),
+            unpublished: self.unpublished.clone(),
+            next_attempt_at: wait,
+            last_incident: self.last_incident.clone(),
+        });
+    }
+
+    /// Carry out what the core wants, one after the other; each outcome may want more.
+    async fn act(&mut self) {
+        while let Some(action) = self.actions.pop_front() {
+            match action {
+                Action::Prepare => self.prepare().await,
+                Action::Clear => self.clear().await,
+                Action::Launch { launch } => self.launch(launch).await,
+                Action::Terminate => self.terminate().await,
+                Action::TearDown => self.tear_down().await,
+            }
+            self.publish_status();
+        }
+    }
+}

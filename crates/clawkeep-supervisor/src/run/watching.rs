@@ -1,0 +1,357 @@
+//! What happens in the real world, told to the core.
+
+use std::time::Duration;
+
+use clawkeep_agents::ExitVerdict;
+use clawkeep_guards::Watcher;
+use clawkeep_isolation::proto::{Ended, Event as InitEvent, Order};
+use clawkeep_plan::{Receipt, ReceiptError, Shortfall};
+use clawkeep_recovery::{Event, Health, Phase, Verdict};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{Hooks, READY_PROBE, Supervisor, launch_id, launch_number, unix_ms};
+use crate::probe::{self, Found};
+use crate::sandbox::{adopt, ending};
+
+/// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
+/// another way than the answer.
+const RECEIPT_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a program that cannot be asked must have run to count as ready, in milliseconds.
+const RUNS_FOR: u64 = 1_000;
+
+/// Between two probes of something that starts: often for what is quick, seldom for what takes long.
+fn starting_probe(since_start_ms: u64) -> Duration {
+    Duration::from_millis((since_start_ms / 8).clamp(10, 250))
+}
+
+/// Between two looks at `/tmp` where there is no watch on it.
+const UNWATCHED: Duration = Duration::from_secs(1);
+
+/// After a failed attempt to put published files back.
+const REPUBLISH_AGAIN: Duration = Duration::from_millis(500);
+
+pub(super) enum Happened {
+    Init(InitEvent),
+    SandboxGone,
+    Probed(u64, Found),
+    Tampered(Vec<String>),
+    WatchEnded(String),
+    Timer,
+    ProbeDue,
+    RepublishDue,
+}
+
+/// What the watch reports; without a watch, every second, that anything may have changed.
+async fn watched(watcher: &mut Option<Watcher>) -> std::io::Result<Vec<String>> {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => {
+            tokio::time::sleep(UNWATCHED).await;
+            Ok(Vec::new())
+        }
+    }
+}
+
+impl<H: Hooks> Supervisor<H> {
+    pub(super) async fn next(&mut self) -> Happened {
+        let timer = self.state.timer(&self.settings).map(|at| self.started + Duration::from_millis(at));
+        let until = |at: Option<Instant>| async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let from_sandbox = async {
+            match &mut self.sandbox {
+                Some(sandbox) => tokio::select! {
+                    event = sandbox.events.recv() => event.map_or(Happened::SandboxGone, Happened::Init),
+                    changed = watched(&mut sandbox.watcher) => match changed {
+                        Ok(names) => Happened::Tampered(names),
+                        Err(error) => Happened::WatchEnded(error.to_string()),
+                    },
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            happened = from_sandbox => happened,
+            Some((launch, health)) = self.probes.recv() => Happened::Probed(launch, health),
+            () = until(timer) => Happened::Timer,
+            () = until(self.next_probe) => Happened::ProbeDue,
+            () = until(self.republish_at) => Happened::RepublishDue,
+        }
+    }
+
+    pub(super) async fn happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Init(InitEvent::Ended { id, how }) => self.ended(&id, how).await,
+            Happened::Init(InitEvent::Receipt { id, text }) => {
+                if let Some(launch) = launch_number(&id) {
+                    self.look_at_receipt(launch, &text);
+                }
+            }
+            Happened::SandboxGone => self.lost_connection().await,
+            Happened::Probed(launch, Found::Health(health)) => {
+                self.hung_probes = 0;
+                if health == Health::Ready && self.port_is_taken().await {
+                    return;
+                }
+                self.probed(launch, health);
+            }
+            Happened::Probed(launch, Found::InitHung) => self.init_hung(launch).await,
+            Happened::Tampered(names) => self.restore(&names).await,
+            Happened::WatchEnded(why) => {
+                self.hooks.record(
+                    "watch-lost",
+                    &format!("/tmp is looked at every second now: {why}"),
+                    json!({}),
+                );
+                if let Some(sandbox) = &mut self.sandbox {
+                    sandbox.watcher = None;
+                }
+            }
+            Happened::Timer => {
+                if matches!(self.state.phase, Phase::Starting { .. }) {
+                    let what = format!("not ready in {} s", self.settings.start_within / 1000);
+                    self.incident("start-timeout", what, json!({}));
+                }
+                self.feed(Event::Timer);
+            }
+            Happened::ProbeDue => self.probe(),
+            Happened::RepublishDue => {
+                self.republish_at = None;
+                self.restore(&[]).await;
+            }
+        }
+    }
+
+    /// Init does not answer. Once may be our own fault (a stopped daemon that goes on); twice is a sandbox in
+    /// which nothing can be done any more.
+    pub(super) async fn init_hung(&mut self, launch: u64) {
+        self.hung_probes += 1;
+        if self.hung_probes < 2 {
+            self.next_probe = self.gateway.as_ref().filter(|g| g.launch == launch).map(|_| Instant::now());
+            return;
+        }
+        self.hung_probes = 0;
+        self.incident("init-hung", "the sandbox's first process does not answer".into(), json!({}));
+        self.gateway_gone();
+        if let Some(sandbox) = self.sandbox.take() {
+            self.hooks.down();
+            let _ = sandbox.tear_down().await;
+        }
+        self.feed(Event::SandboxLost);
+    }
+
+    /// The connection to init ended: as a rule because init did. If it lives, it cut us off because we did not
+    /// listen for too long (a stopped daemon): its gateway is well, and we only have to come back.
+    pub(super) async fn lost_connection(&mut self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(lost) = self.sandbox.take() else { return };
+        self.hooks.down();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&lost.handle.pidfd, PollFlags::IN)], Some(&now)) != Ok(0);
+        if !ended && let Ok(Some((again, children))) = adopt(&self.blueprint).await {
+            self.hooks.record("reconnected", "the sandbox is there and had cut us off", json!({}));
+            self.came_up(again);
+            let current = self.gateway.as_ref().map(|gateway| launch_id(gateway.launch));
+            if let Some(child) = children.into_iter().find(|child| Some(&child.id) == current.as_ref()) {
+                match (child.ended, launch_number(&child.id)) {
+                    (Some(how), _) => self.ended(&child.id, how).await,
+                    (None, Some(launch)) => {
+                        self.look_at_receipt(launch, &child.receipt);
+                        self.restore(&[]).await;
+                    }
+                    (None, None) => {}
+                }
+            }
+            return;
+        }
+        self.incident("sandbox-lost", "the sandbox's first process is gone".into(), json!({}));
+        self.gateway_gone();
+        // The connection may have ended before the process: make sure.
+        let _ = lost.tear_down().await;
+        self.feed(Event::SandboxLost);
+    }
+
+    pub(super) async fn ended(&mut self, id: &str, how: Ended) {
+        let Some(launch) = launch_number(id) else { return };
+        if let Some(sandbox) = &self.sandbox {
+            let _ = sandbox.client.order(Order::Forget { id: id.to_owned() }).await;
+        }
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
+            return;
+        }
+        let reading = self.blueprint.adapter.exit_reading(ending(how), self.terminated);
+        let verdict = match reading.verdict {
+            ExitVerdict::Ordered => Verdict::Ordered,
+            ExitVerdict::CleanUnordered => Verdict::Wish,
+            ExitVerdict::Crash | ExitVerdict::DiagnoseFirst => Verdict::Crash,
+        };
+        let how_text = match how {
+            Ended::Exited(code) => format!("exit status {code}"),
+            Ended::Signalled(signal) => format!("signal {signal}"),
+        };
+        let what = match &self.exec_failure {
+            // The status says it too: a line alone could be anybody's who holds the pipe.
+            Some(failure) if how == Ended::Exited(127) => format!("the gateway did not start: {failure}"),
+            _ => format!("the gateway ended with {how_text}"),
+        };
+        let data = json!({ "launch": launch, "causes": format!("{:?}", reading.causes) });
+        if verdict == Verdict::Ordered {
+            self.hooks.record("ended", &what, data);
+        } else {
+            self.incident("ended", what, data);
+        }
+        self.gateway_gone();
+        self.feed(Event::Ended { launch, verdict });
+    }
+
+    pub(super) fn look_at_receipt(&mut self, launch: u64, text: &str) {
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
+            return;
+        }
+        let reject = |supervisor: &mut Self, reason: String| {
+            let command = format!("clawkeep {} recover", supervisor.blueprint.name);
+            supervisor.incident("receipt-rejected", reason.clone(), json!({ "launch": launch }));
+            supervisor.feed(Event::ReceiptRejected { launch, reason, command });
+        };
+        match Receipt::parse(text.as_bytes()) {
+            Ok(receipt) => {
+                let shortfalls = receipt.check(&self.blueprint.plan, self.seccomp);
+                if shortfalls.is_empty() {
+                    // It grows: guards that are not critical may come after those that are.
+                    if self.receipt.replace(receipt.clone()).is_some() {
+                        return;
+                    }
+                    self.hooks.record(
+                        "receipt",
+                        "as planned",
+                        json!({ "launch": launch, "receipt": receipt }),
+                    );
+                    return self.feed(Event::ReceiptAccepted { launch });
+                }
+                let final_ones: Vec<_> =
+                    shortfalls.iter().filter(|s| !matches!(s, Shortfall::GuardMissing(_))).collect();
+                let text =
+                    |all: &[&Shortfall]| all.iter().map(|s| s.to_string()).collect::<Vec<_>>().join("; ");
+                if final_ones.is_empty() {
+                    // Guards load one after the other: more may come.
+                    self.unloaded = Some(text(&shortfalls.iter().collect::<Vec<_>>()));
+                } else {
+                    let reason = text(&final_ones);
+                    reject(self, reason);
+                }
+            }
+            Err(ReceiptError::NoIsolation) => {}
+            // It ends by itself, and the end is what counts.
+            Err(error @ ReceiptError::ExecFailed { .. }) => self.exec_failure = Some(error.to_string()),
+            Err(error) => reject(self, error.to_string()),
+        }
+    }
+
+    pub(super) fn probe(&mut self) {
+        self.next_probe = None;
+        let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
+        let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
+        match self.blueprint.adapter.health() {
+            Some(spec) => drop(tokio::spawn(async move {
+                // Nobody there to hear it: the supervisor has ended.
+                let _ = tell.send((launch, probe::health(&client, &spec).await));
+            })),
+            // No way to ask: it is ready when it has run for a moment.
+            None => {
+                let age = unix_ms().saturating_sub(gateway.started_at);
+                if age >= RUNS_FOR {
+                    // As above.
+                    let _ = tell.send((launch, Found::Health(Health::Ready)));
+                } else {
+                    self.next_probe = Some(Instant::now() + Duration::from_millis(RUNS_FOR - age));
+                }
+            }
+        }
+    }
+
+    /// Somebody else answers in the gateway's place: all in the sandbox is ended, and the gateway starts again.
+    async fn port_is_taken(&mut self) -> bool {
+        let (Some(sandbox), Some(spec)) = (&self.sandbox, self.blueprint.adapter.health()) else {
+            return false;
+        };
+        if self.gateway.is_none() || sandbox.is_gateways(spec.port, self.inside).await {
+            return false;
+        }
+        sandbox.kill_all().await;
+        let what = format!("port {} was taken by a process of a session; all sessions were ended", spec.port);
+        self.incident("port-taken", what, json!({}));
+        // The gateway's end comes as an event.
+        true
+    }
+
+    pub(super) fn probed(&mut self, launch: u64, health: Health) {
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
+            return;
+        }
+        let serving = matches!(self.state.phase, Phase::Ready { .. });
+        if health == Health::Ready && self.receipt.is_none() {
+            let Some(reason) = self.unloaded.clone().filter(|_| self.blueprint.adapter.health().is_some())
+            else {
+                // The receipt is on its way behind this answer; or nothing was asked but whether it runs, and
+                // its guards have not loaded yet.
+                self.next_probe = Some(Instant::now() + starting_probe(0));
+                return;
+            };
+            let since = *self.serves_unguarded.get_or_insert_with(Instant::now);
+            if since.elapsed() < RECEIPT_GRACE {
+                // The rest of the receipt may be on its way.
+                self.next_probe = Some(Instant::now() + starting_probe(0));
+                return;
+            }
+            // It serves, and its guards never loaded: exactly what must not be.
+            let command = format!("clawkeep {} recover", self.blueprint.name);
+            self.incident("receipt-rejected", reason.clone(), json!({ "launch": launch }));
+            return self.feed(Event::ReceiptRejected { launch, reason, command });
+        }
+        if serving && health == Health::Deaf {
+            self.hooks.record("missed", "the gateway did not answer a probe", json!({ "launch": launch }));
+        }
+        self.feed(Event::Probed { launch, health });
+        if serving && !matches!(self.state.phase, Phase::Ready { .. }) {
+            self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
+        }
+        if let Some(gateway) = &self.gateway {
+            let age = unix_ms().saturating_sub(gateway.started_at);
+            let ready = matches!(self.state.phase, Phase::Ready { .. });
+            self.next_probe = Some(Instant::now() + if ready { READY_PROBE } else { starting_probe(age) });
+        }
+    }
+
+    /// Published files were touched: put them back, now.
+    pub(super) async fn restore(&mut self, names: &[String]) {
+        let Some(sandbox) = &self.sandbox else { return };
+        match sandbox.publish(&self.blueprint) {
+            Ok(restored) => {
+                self.unpublished = None;
+                for (name, found) in restored {
+                    // Our own publishing before the first launch is seen as well.
+                    if self.gateway.is_some() {
+                        let what = format!("/tmp/{name} was {found:?} and is restored").to_lowercase();
+                        self.log(format!(
+                            "[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - restoring library guards from packaged preloads"
+                        ))
+                        .await;
+                        self.hooks.record("restored", &what, json!({}));
+                    }
+                }
+            }
+            Err(reason) => {
+                if self.unpublished.as_ref() != Some(&reason) {
+                    self.incident("unpublished", reason.clone(), json!({ "names": names }));
+                }
+                self.unpublished = Some(reason);
+                self.republish_at = Some(Instant::now() + REPUBLISH_AGAIN);
+            }
+        }
+    }
+}

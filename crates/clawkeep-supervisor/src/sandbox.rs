@@ -1,0 +1,409 @@
+//! One sandbox that is there: the steps that a launch is made of, each done afresh every time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale};
+use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
+use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
+use clawkeep_isolation::{
+    AGENT_ID, InitHandle, MountAccess, SandboxSpec, create, destroy, find, start_time, start_time_in,
+};
+use clawkeep_plan::{Digest, LaunchPlan, VerifiedPlan};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use tokio::sync::mpsc;
+
+use crate::blueprint::Blueprint;
+use crate::client::{InitClient, InitError, SESSION};
+use crate::identity;
+use crate::inspect::{Inspector, open_inside};
+
+/// A sandbox with its init, reached.
+pub(crate) struct Sandbox {
+    pub client: InitClient,
+    pub events: mpsc::UnboundedReceiver<Event>,
+    pub handle: InitHandle,
+    /// Missing where the host's inotify instances are used up: then `/tmp` is looked at every second.
+    pub watcher: Option<Watcher>,
+    pub listeners: Vec<(u16, OwnedFd)>,
+    publisher: Publisher,
+    root: OwnedFd,
+    guards: OwnedFd,
+    tmp: OwnedFd,
+    proc: OwnedFd,
+    home: OwnedFd,
+}
+
+/// Why a step failed, for a person.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Create(#[from] clawkeep_isolation::CreateError),
+    #[error(transparent)]
+    Guards(#[from] InstallError),
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+fn io(what: &'static str) -> impl Fn(std::io::Error) -> StepError {
+    move |error| StepError::Io(what, error)
+}
+
+fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// The specification in force: the blueprint's, with the guard package mounted as it stands now.
+fn spec_now(blueprint: &Blueprint) -> Result<SandboxSpec, StepError> {
+    let package = Package::install(&blueprint.guards_root)?;
+    let mut spec = blueprint.spec.clone();
+    spec.mounts.push(clawkeep_isolation::Mount {
+        source: package.path().to_owned(),
+        target: clawkeep_guards::GUARDS_MOUNT.into(),
+        access: MountAccess::ReadOnly,
+    });
+    Ok(spec)
+}
+
+/// Make sure that an init is gone.
+async fn end(handle: InitHandle) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || destroy(&handle)).await.map_err(std::io::Error::other)?
+}
+
+/// Namespaces and mounts, new. Whatever is still there of this sandbox is ended first, and what was made is
+/// ended again when it cannot be reached: there is one at most.
+pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError> {
+    if let Some(old) = find(&blueprint.run).map_err(io("look for a running sandbox"))? {
+        end(old).await.map_err(io("end the sandbox of before"))?;
+    }
+    let spec = spec_now(blueprint)?;
+    let (program, run) = (blueprint.program.clone(), blueprint.run.clone());
+    let handle = tokio::task::spawn_blocking(move || {
+        create(&program, &run, &spec)?;
+        find(&run).map_err(io("reach the new sandbox"))
+    })
+    .await
+    .map_err(|error| StepError::Other(error.to_string()))??;
+    let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
+    match Sandbox::reach(blueprint, &handle).await {
+        Ok(reached) => Ok(reached.into_sandbox(handle)),
+        Err(error) => {
+            end(handle).await.map_err(io("end a sandbox that cannot be reached"))?;
+            Err(error)
+        }
+    }
+}
+
+/// The sandbox of an earlier daemon, if one serves; with what it remembers. One that cannot be reached, or was
+/// made from another specification, is ended; an error says why.
+pub(crate) async fn adopt(blueprint: &Blueprint) -> Result<Option<(Sandbox, Vec<Child>)>, StepError> {
+    let Some(handle) = find(&blueprint.run).map_err(io("look for a running sandbox"))? else {
+        return Ok(None);
+    };
+    let found = match (spec_now(blueprint), Sandbox::reach(blueprint, &handle).await) {
+        (Ok(spec), Ok(reached)) if reached.spec == spec.digest() => Ok(reached),
+        (Ok(_), Ok(_)) => Err(StepError::Other("it was made from another specification".into())),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    match found {
+        Ok(mut reached) => {
+            let children = std::mem::take(&mut reached.children);
+            Ok(Some((reached.into_sandbox(handle), children)))
+        }
+        Err(error) => {
+            end(handle).await.map_err(io("end a sandbox that cannot be adopted"))?;
+            Err(error)
+        }
+    }
+}
+
+/// A sandbox that answered.
+struct Reached {
+    client: InitClient,
+    events: mpsc::UnboundedReceiver<Event>,
+    watcher: Option<Watcher>,
+    listeners: Vec<(u16, OwnedFd)>,
+    publisher: Publisher,
+    dirs: [OwnedFd; 5],
+    children: Vec<Child>,
+    spec: Digest,
+}
+
+impl Reached {
+    fn into_sandbox(self, handle: InitHandle) -> Sandbox {
+        let Self { client, events, watcher, listeners, publisher, dirs, .. } = self;
+        let [root, guards, tmp, proc, home] = dirs;
+        Sandbox { client, events, handle, watcher, listeners, publisher, root, guards, tmp, proc, home }
+    }
+}
+
+impl Sandbox {
+    async fn reach(blueprint: &Blueprint, handle: &InitHandle) -> Result<Reached, StepError> {
+        let (client, events) = InitClient::new(handle).map_err(io("reach the sandbox"))?;
+        let (reply, fds) = client.ask(Order::Hello, &[]).await?;
+        let Reply::Hello { listeners: ports, children, spec, .. } = reply else {
+            return Err(InitError::Confused.into());
+        };
+        let mut fds = fds.into_iter();
+        let root = fds.next().ok_or(InitError::Confused)?;
+        let listeners: Vec<_> = ports.into_iter().zip(fds).collect();
+        let inside = |path: &'static str| {
+            open_inside(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
+                .map_err(|errno| StepError::Io(path, errno.into()))
+        };
+        let (tmp, proc, guards) = (inside("/tmp")?, inside("/proc")?, inside(clawkeep_guards::GUARDS_MOUNT)?);
+        let twin = |fd: &OwnedFd| fd.try_clone().map_err(io("take /tmp"));
+        let (uid, gid) = blueprint.spec.ids.host_root();
+        let publisher = Publisher::new(twin(&tmp)?, uid, gid).map_err(|e| StepError::Other(e.to_string()))?;
+        let names = blueprint.published.iter().map(|(name, _)| name.clone());
+        let watcher = Watcher::new(twin(&tmp)?, names).ok();
+        for child in &children {
+            if let (true, Some(how)) = (child.id.starts_with(SESSION), child.ended) {
+                client.note_session(child.id.clone(), how);
+            }
+        }
+        let home = open_dir(&blueprint.home).map_err(io("open the home"))?;
+        let dirs = [root, guards, tmp, proc, home];
+        Ok(Reached { client, events, watcher, listeners, publisher, dirs, children, spec })
+    }
+
+    /// Nothing of an earlier launch is left: no process, no stale lock. Gives lines for the log.
+    pub async fn clear(&self) -> Result<Vec<String>, StepError> {
+        match self.client.ask(Order::KillAll { spare_sessions: true }, &[]).await? {
+            (Reply::Killed { left: 0 }, _) => {}
+            (Reply::Killed { left }, _) => {
+                return Err(StepError::Other(format!("{left} processes in the sandbox will not die")));
+            }
+            _ => return Err(InitError::Confused.into()),
+        }
+        let holder = |pid, start| self.lock_holder(pid, start);
+        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), AGENT_ID, &holder, false);
+        let cleared = sweep.cleared.iter().map(|lock| {
+            format!(
+                "[gateway-recovery] removed stale lock {} (pid {:?}, {:?})",
+                lock.path, lock.pid, lock.why
+            )
+        });
+        let refused = sweep.refused.iter().map(|what| format!("[gateway-recovery] left alone: {what}"));
+        Ok(cleared.chain(refused).collect())
+    }
+
+    /// Whose is a lock with this pid and start time? Asked after everything but people's sessions was killed.
+    fn lock_holder(&self, pid: i32, start: Option<u64>) -> LockHolder {
+        let read = |file: &str| -> Option<Vec<u8>> {
+            let path = format!("{pid}/{file}");
+            let fd =
+                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+            let mut bytes = vec![0; 16 * 1024];
+            let read = rustix::io::read(&fd, &mut bytes).ok()?;
+            bytes.truncate(read);
+            Some(bytes)
+        };
+        let Some(stat) = read("stat") else { return LockHolder::Gone };
+        match (start, start_time_in(&stat)) {
+            (Some(lock), Some(now)) if lock != now => LockHolder::Recycled,
+            // A gateway that somebody started by hand in a shell is alive, and its lock is its own.
+            _ if read("cmdline").is_some_and(|line| String::from_utf8_lossy(&line).contains("gateway")) => {
+                LockHolder::Live
+            }
+            _ => LockHolder::Unrelated,
+        }
+    }
+
+    /// Put every published file in place. Gives the names of those that had to be restored, with what stood
+    /// in the way.
+    pub fn publish(&self, blueprint: &Blueprint) -> Result<Vec<(String, Published)>, String> {
+        let mut restored = Vec::new();
+        for (name, bytes) in &blueprint.published {
+            match self.publisher.publish(name, bytes) {
+                Ok(Published::Intact) => {}
+                Ok(found) => restored.push((name.clone(), found)),
+                Err(error) => return Err(format!("/tmp/{name}: {error}")),
+            }
+        }
+        Ok(restored)
+    }
+
+    /// The directories that the agent insists on, in `/tmp`, owned by it. What is there and is no such
+    /// directory is moved aside; nothing is followed, nothing is deleted.
+    pub fn make_runtime_dirs(&self, blueprint: &Blueprint) -> Result<(), StepError> {
+        let (uid, gid) = blueprint.spec.ids.host_agent();
+        for dir in blueprint.adapter.runtime_dirs(AGENT_ID) {
+            let name = dir.name.as_str();
+            let mode = Mode::from_raw_mode(dir.mode);
+            let attempt = || -> Result<bool, Errno> {
+                match rustix::fs::mkdirat(&self.tmp, name, mode) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let fd = match rustix::fs::openat(&self.tmp, name, flags, Mode::empty()) {
+                    Ok(fd) => fd,
+                    Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+                    Err(errno) => return Err(errno),
+                };
+                let stat = rustix::fs::fstat(&fd)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Ok(false);
+                }
+                if (stat.st_uid, stat.st_gid) != (uid, gid) {
+                    rustix::fs::fchown(&fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                }
+                rustix::fs::fchmod(&fd, mode)?;
+                Ok(true)
+            };
+            let what = "make the agent's directories in /tmp";
+            if !attempt().map_err(|e| StepError::Io(what, e.into()))? {
+                let aside = format!("{name}.displaced-{}", rustix::process::getpid().as_raw_nonzero());
+                // Where something stands aside already, that one goes: it is a file or link of the agent's.
+                let _ = rustix::fs::unlinkat(&self.tmp, aside.as_str(), AtFlags::empty());
+                rustix::fs::renameat(&self.tmp, name, &self.tmp, aside.as_str())
+                    .map_err(|e| StepError::Io(what, e.into()))?;
+                if !attempt().map_err(|e| StepError::Io(what, e.into()))? {
+                    return Err(StepError::Other(format!("/tmp/{name} is taken by something else")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Look at every input of the plan.
+    pub fn verify(&self, blueprint: &Blueprint) -> Result<VerifiedPlan, clawkeep_plan::Refusal> {
+        let ports: Vec<u16> = self.listeners.iter().map(|(port, _)| *port).collect();
+        let mut inspector = Inspector {
+            guards: self.guards.as_fd(),
+            root: self.root.as_fd(),
+            publisher: &self.publisher,
+            owner: blueprint.spec.ids.host_root().0,
+            listeners: &ports,
+        };
+        blueprint.plan.clone().verify(&mut inspector)
+    }
+
+    /// Execute. The only way to start an agent, and it takes a verified plan and uses it up.
+    pub async fn launch(&self, verified: VerifiedPlan, id: String) -> Result<Process, StepError> {
+        let LaunchPlan { argv, env, cwd, sealing, guards, .. } = verified.plan().clone();
+        let plan = verified.digest();
+        let spawn = Spawn {
+            id,
+            kind: Kind::Gateway,
+            plan,
+            argv,
+            env,
+            cwd,
+            netlink: sealing.netlink,
+            stdio: Stdio::Log,
+            reports: !guards.is_empty(),
+        };
+        match self.client.ask(Order::Spawn(Box::new(spawn)), &[]).await? {
+            (Reply::Spawned { pid }, mut fds) => {
+                Ok(Process { inside: pid, host: fds.pop().and_then(host_pid) })
+            }
+            _ => Err(InitError::Confused.into()),
+        }
+    }
+
+    /// Whether what listens on this port is the gateway's: held by it, or by a process that came from it. Not
+    /// so: a process of a session that somebody opened. What cannot be told is given the benefit of the doubt,
+    /// the answer itself was right.
+    pub async fn is_gateways(&self, port: u16, gateway: i32) -> bool {
+        let proc = self.proc.as_fd();
+        let sockets = identity::listeners(proc, gateway, port);
+        if sockets.is_empty() || identity::holds(proc, gateway, &sockets) != Some(false) {
+            return true;
+        }
+        let Ok((Reply::Hello { children, .. }, _)) = self.client.ask(Order::Hello, &[]).await else {
+            return true;
+        };
+        let sessions: Vec<i32> =
+            children.iter().filter(|c| c.kind == Kind::Session && c.ended.is_none()).map(|c| c.pid).collect();
+        let holders = identity::processes(proc)
+            .into_iter()
+            .filter(|pid| identity::holds(proc, *pid, &sockets) == Some(true));
+        let of_session =
+            |pid| identity::session(proc, pid).is_some_and(|session| sessions.contains(&session));
+        let mut holders = holders.peekable();
+        holders.peek().is_none() || holders.any(|pid| !of_session(pid))
+    }
+
+    /// End everything that runs in it, people's sessions too.
+    pub async fn kill_all(&self) {
+        // What will not die is found by the next clearing.
+        let _ = self.client.ask(Order::KillAll { spare_sessions: false }, &[]).await;
+    }
+
+    /// The pid on the host of a process that an earlier daemon started.
+    pub fn host_pid_of(&self, inside: i32) -> Option<i32> {
+        // The last of the pids in NSpid is the one inside; the first the one in the reader's namespace
+        // (proc_pid_status(5)). This /proc is the sandbox's, so ask the host's: children of init.
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.handle.pid)).ok()?;
+        children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+                let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+                pids.and_then(|pids| pids.split_ascii_whitespace().last()?.parse().ok()) == Some(inside)
+            })
+        })
+    }
+
+    /// Take it down, with all that runs in it.
+    pub async fn tear_down(self) -> std::io::Result<()> {
+        end(self.handle).await
+    }
+}
+
+/// A launched process, by its two pids.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process {
+    pub inside: i32,
+    pub host: Option<i32>,
+}
+
+/// The pid of a pidfd in our own namespace, from `/proc/self/fdinfo` (pidfd_open(2)).
+fn host_pid(pidfd: OwnedFd) -> Option<i32> {
+    use std::os::fd::AsRawFd;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// When a process of the host started, as Unix time in milliseconds: its start in clock ticks since boot, and
+/// the boot's time in `/proc/stat` (proc_stat(5)).
+pub(crate) fn started_at(pid: i32) -> Option<u64> {
+    let ticks = start_time(pid)?;
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot: u64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(boot * 1000 + ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// What an ended process looks like to the adapters.
+pub(crate) fn ending(how: Ended) -> clawkeep_agents::Ending {
+    match how {
+        Ended::Exited(code) => clawkeep_agents::Ending::Code(code),
+        Ended::Signalled(signal) => clawkeep_agents::Ending::Signal(signal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_time_is_read_whatever_the_process_calls_itself() {
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+        let started = started_at(std::process::id() as i32).unwrap();
+        // The boot's time is in whole seconds.
+        assert!(started <= now + 2_000 && now - started.min(now) < 600_000, "{started} {now}");
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(start_time_in(format!("7 (a) S 1 (b) {rest}").as_bytes()), Some(4711));
+        assert_eq!(start_time_in(b"7 (x"), None);
+        assert_eq!(start_time_in(b""), None);
+    }
+}

@@ -1,0 +1,78 @@
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+/// What `onboard` takes.
+#[derive(Debug, Default, clap::Args)]
+#[command(
+    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, and NVIDIA_API_KEY (build), OPENAI_API_KEY,\n\
+    GEMINI_API_KEY, OPENROUTER_API_KEY. Every CLAWKEEP_ variable is also read by its old name, NEMOCLAW_ in its place."
+)]
+pub struct Options {
+    /// The sandbox's name [default: my-assistant] [env: CLAWKEEP_SANDBOX_NAME]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// What runs in it
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) agent: AgentKind,
+    /// The version of OpenClaw, if not the pinned one
+    #[arg(long, value_name = "VERSION")]
+    pub(super) agent_version: Option<String>,
+    /// Who answers for the model [default: the built-in canary] [env: CLAWKEEP_PROVIDER]
+    #[arg(long)]
+    pub(super) provider: Option<String>,
+    /// The model's name at the provider [env: CLAWKEEP_MODEL]
+    #[arg(long)]
+    pub(super) model: Option<String>,
+    /// The provider's base URL, if not its usual one [env: CLAWKEEP_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint_url: Option<String>,
+    /// Command agents: http://127.0.0.1:PORT/PATH or tcp://127.0.0.1:PORT that answers when it is well
+    #[arg(long, value_name = "URL")]
+    pub(super) health_url: Option<String>,
+    /// Command agents: it is a Node program, to be run with the guards or not at all
+    #[arg(long)]
+    pub(super) node_guards: bool,
+    /// Command agents: a directory to show read-only at /opt/clawkeep/agent
+    #[arg(long, value_name = "DIR")]
+    pub(super) bundle: Option<PathBuf>,
+    /// Command agents: added to its environment
+    #[arg(long, value_name = "K=V")]
+    pub(super) env: Vec<String>,
+    /// Command agents: hosts that it may reach. Not in this version yet
+    #[arg(long, value_name = "HOST:PORT", hide = true)]
+    pub(super) allow: Vec<String>,
+    /// Refuse netlink sockets inside as well; only guarded agents bear it
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Port on 127.0.0.1 for the agent's page [default: 18789 or the next free one] [env: CLAWKEEP_DASHBOARD_PORT]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) dashboard_port: Option<u16>,
+    /// Ask nothing [env: CLAWKEEP_NON_INTERACTIVE]
+    #[arg(long)]
+    pub(super) non_interactive: bool,
+    /// Answer questions with yes [env: CLAWKEEP_YES]
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// Go on after an interruption: what was fetched is kept (as always)
+    #[arg(long, conflicts_with = "fresh")]
+    pub(super) resume: bool,
+    /// Begin anew: an unfinished sandbox of this name is removed first (as always)
+    #[arg(long)]
+    pub(super) fresh: bool,
+    /// Remove a finished sandbox of this name first [env: CLAWKEEP_RECREATE_SANDBOX]
+    #[arg(long)]
+    pub(super) recreate_sandbox: bool,
+    /// Command agents: program and arguments, as seen in the sandbox
+    #[arg(last = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+/// The kinds of agents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AgentKind {
+    // Without descriptions, or the help takes three lines for each option.
+    #[default]
+    Openclaw,
+    Command,
+}

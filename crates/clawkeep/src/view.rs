@@ -1,0 +1,285 @@
+//! How states look to a person. Whatever comes from a sandbox is cleaned: all of it, here.
+
+use std::path::Path;
+
+use clawkeep_daemon::api::{RouteStatus, SandboxStatus, Status};
+
+use crate::output::clean;
+
+/// Whether it is as it should be.
+pub fn is_well(status: &SandboxStatus) -> bool {
+    !status.should_run || status.phase == "ready"
+}
+
+/// `2 of 4 verified`.
+pub fn guards(status: &SandboxStatus) -> String {
+    let verified = status.guards.iter().filter(|guard| guard.state == "verified").count();
+    match status.guards.len() {
+        0 => "none".to_owned(),
+        all => format!("{verified} of {all} verified"),
+    }
+}
+
+/// Milliseconds as seconds.
+pub fn seconds(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1000.0)
+}
+
+/// `openclaw 2026.9.6`.
+fn agent(status: &SandboxStatus) -> String {
+    format!("{} {}", status.agent.name, status.agent.version).trim_end().to_owned()
+}
+
+fn provider_and_model(route: &RouteStatus) -> String {
+    match route.provider.as_str() {
+        "canary" => "built-in canary".to_owned(),
+        provider => format!("{provider} {}", route.model).trim_end().to_owned(),
+    }
+}
+
+/// `custom M at URL`, or `built-in canary`.
+pub fn model(route: &RouteStatus) -> String {
+    let at = route.endpoint_url.as_ref().map(|url| format!(" at {url}")).unwrap_or_default();
+    provider_and_model(route) + &at
+}
+
+/// The table of `list`.
+pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
+    if sandboxes.is_empty() {
+        return format!("no sandboxes in {} (clawkeep onboard makes one)\n", root.display());
+    }
+    let mut rows = vec![["NAME", "PHASE", "AGENT", "GUARDS", "MODEL"].map(str::to_owned)];
+    for status in sandboxes {
+        let mark = if status.default { " *" } else { "" };
+        let half = if status.onboarded { "" } else { " (onboarding unfinished)" };
+        rows.push([
+            format!("{}{mark}", status.name),
+            format!("{}{half}", status.phase),
+            agent(status),
+            guards(status),
+            provider_and_model(&status.route),
+        ]);
+    }
+    for row in &mut rows {
+        // A line stays a line, whatever is in it.
+        row.iter_mut().for_each(|cell| *cell = clean(cell).replace(['\n', '\t'], " "));
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            line += &format!("{cell:<width$}   ");
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// `status`.
+pub fn all(status: &Status, root: &Path) -> String {
+    let mut text = list(&status.sandboxes, root);
+    for sandbox in status.sandboxes.iter().filter(|sandbox| !is_well(sandbox)) {
+        text += &format!("\n{}: {}\n", sandbox.name, clean(&sandbox.phase));
+        text += &trouble(sandbox);
+    }
+    let daemon = &status.daemon;
+    text + &clean(&format!("\ndaemon {}, pid {}, since {}\n", daemon.version, daemon.pid, daemon.started_at))
+}
+
+fn line(key: &str, value: &str) -> String {
+    let value = clean(value);
+    let mut lines = value.lines();
+    let mut text = format!("  {key:<10} {}\n", lines.next().unwrap_or_default());
+    for more in lines {
+        text += &format!("  {:<10} {more}\n", "");
+    }
+    text
+}
+
+fn trouble(status: &SandboxStatus) -> String {
+    let mut text = String::new();
+    if let Some(held) = &status.held {
+        text += &line("held", &held.reason);
+        text += &line("next", &held.command);
+    }
+    if let Some(at) = &status.next_attempt_at {
+        text += &line("next start", at);
+    }
+    if let Some(incident) = &status.last_incident {
+        text += &line("incident", &format!("{}: {}", incident.at, incident.what));
+    }
+    text
+}
+
+/// `NAME status`.
+pub fn sandbox(status: &SandboxStatus) -> String {
+    let mut words = vec![clean(&status.phase)];
+    words.extend(status.default.then(|| "the default".to_owned()));
+    words.extend((!status.onboarded).then(|| "onboarding unfinished".to_owned()));
+    words.extend((!status.should_run).then(|| "told to be stopped".to_owned()));
+    let mut text = format!("{}: {}\n", status.name, words.join(", "));
+    let runtime = &status.agent.runtime;
+    let on = if runtime.is_empty() { String::new() } else { format!(" on {runtime}") };
+    text += &line("agent", &format!("{}{on}", agent(status)));
+    if let Some(gateway) = &status.gateway {
+        let warm_up = gateway.warm_up_ms.map(|ms| format!(", ready in {}", seconds(ms))).unwrap_or_default();
+        let s = if gateway.restarts == 1 { "" } else { "s" };
+        let (pid, since, restarts) = (gateway.pid, &gateway.started_at, gateway.restarts);
+        text += &line("gateway", &format!("pid {pid} since {since}, {restarts} restart{s}{warm_up}"));
+    }
+    text += &line("guards", &guards(status));
+    for guard in status.guards.iter().filter(|guard| guard.state != "verified") {
+        text += &line("", &format!("{} is {}", guard.name, guard.state));
+    }
+    if let Some(receipt) = &status.receipt {
+        let (digest, plan) = (receipt.digest.short(), receipt.plan.short());
+        text += &line("receipt", &format!("{digest} for plan {plan}, Landlock ABI {}", receipt.landlock_abi));
+    }
+    if !status.level.is_empty() {
+        let level: Vec<String> = status.level.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        text += &line("enforced", &level.join(", "));
+    }
+    text += &line("model", &model(&status.route));
+    if let Some(url) = &status.dashboard_url {
+        text += &line("page", url);
+    }
+    text + &trouble(status)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use clawkeep_daemon::api::{
+        AgentStatus, DaemonStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus,
+    };
+    use clawkeep_plan::Digest;
+
+    use super::*;
+
+    /// A ready sandbox.
+    pub fn ready(name: &str) -> SandboxStatus {
+        let guard = |name: &str| GuardStatus {
+            name: name.into(),
+            digest: Digest::of(name.as_bytes()),
+            critical: true,
+            state: "verified".into(),
+        };
+        SandboxStatus {
+            schema: 1,
+            name: name.parse().unwrap(),
+            default: true,
+            phase: "ready".into(),
+            should_run: true,
+            onboarded: true,
+            agent: AgentStatus {
+                name: "openclaw".into(),
+                version: "2026.9.6".into(),
+                runtime: "node 24.21.0".into(),
+            },
+            gateway: Some(GatewayStatus {
+                pid: 4711,
+                started_at: "2026-11-24T07:00:00Z".into(),
+                restarts: 2,
+                warm_up_ms: Some(6123),
+            }),
+            guards: vec![guard("sandbox-safety-net"), guard("ciao-network-guard")],
+            receipt: Some(ReceiptStatus {
+                digest: Digest::of(b"receipt"),
+                plan: Digest::of(b"plan"),
+                landlock_abi: 7,
+                seccomp: Digest::of(b"seccomp"),
+                caps: "0".into(),
+                namespaces: [("net".into(), 4026532000)].into(),
+            }),
+            level: [("landlock".into(), "7".into()), ("users".into(), "range".into())].into(),
+            route: RouteStatus { provider: "canary".into(), model: "canary-1".into(), endpoint_url: None },
+            dashboard_port: Some(18789),
+            dashboard_url: Some("http://127.0.0.1:18789/#token=t".into()),
+            next_attempt_at: None,
+            held: None,
+            last_incident: None,
+        }
+    }
+
+    /// One that waits for a person.
+    pub fn held(name: &str) -> SandboxStatus {
+        let mut status = ready(name);
+        status.default = false;
+        status.phase = "held".into();
+        status.gateway = None;
+        status.receipt = None;
+        status.guards[1].state = "altered".into();
+        status.dashboard_url = None;
+        status.held = Some(Held {
+            reason: "a guard was altered\u{1b}[2J".into(),
+            command: "clawkeep other recover".into(),
+        });
+        status.last_incident =
+            Some(Incident { at: "2026-11-24T07:01:00Z".into(), what: "line one\nline two".into() });
+        status
+    }
+
+    #[test]
+    fn states_as_people_see_them() {
+        insta::assert_snapshot!(sandbox(&ready("my-assistant")), @r#"
+        my-assistant: ready, the default
+          agent      openclaw 2026.9.6 on node 24.21.0
+          gateway    pid 4711 since 2026-11-24T07:00:00Z, 2 restarts, ready in 6.1 s
+          guards     2 of 2 verified
+          receipt    6f328609 for plan 64879f7d, Landlock ABI 7
+          enforced   landlock 7, users range
+          model      built-in canary
+          page       http://127.0.0.1:18789/#token=t
+        "#);
+        insta::assert_snapshot!(sandbox(&held("other")), @r#"
+        other: held
+          agent      openclaw 2026.9.6 on node 24.21.0
+          guards     1 of 2 verified
+                     ciao-network-guard is altered
+          enforced   landlock 7, users range
+          model      built-in canary
+          held       a guard was altered
+          next       clawkeep other recover
+          incident   2026-11-24T07:01:00Z: line one
+                     line two
+        "#);
+        let daemon =
+            DaemonStatus { pid: 42, version: "0.1.0".into(), started_at: "2026-11-24T06:59:59Z".into() };
+        let status = Status { schema: 1, daemon, sandboxes: vec![ready("my-assistant"), held("other")] };
+        insta::assert_snapshot!(all(&status, Path::new("/h")), @r#"
+        NAME             PHASE   AGENT               GUARDS            MODEL
+        my-assistant *   ready   openclaw 2026.9.6   2 of 2 verified   built-in canary
+        other            held    openclaw 2026.9.6   1 of 2 verified   built-in canary
+
+        other: held
+          held       a guard was altered
+          next       clawkeep other recover
+          incident   2026-11-24T07:01:00Z: line one
+                     line two
+
+        daemon 0.1.0, pid 42, since 2026-11-24T06:59:59Z
+        "#);
+        insta::assert_snapshot!(list(&[], Path::new("/h")), @r#"
+        no sandboxes in /h (clawkeep onboard makes one)
+        "#);
+    }
+
+    #[test]
+    fn stopped_on_purpose_is_well_and_waiting_is_not() {
+        let mut status = held("box");
+        assert!(!is_well(&status));
+        status.should_run = false;
+        assert!(is_well(&status) && is_well(&ready("box")));
+        status.onboarded = false;
+        assert!(sandbox(&status).starts_with("box: held, onboarding unfinished, told to be stopped\n"));
+    }
+
+    #[test]
+    fn nothing_from_a_sandbox_breaks_the_table_or_moves_the_cursor() {
+        let mut status = ready("box");
+        status.route.model = "m\n\u{1b}[1Ahidden\ttab".into();
+        assert_eq!(list(&[status.clone()], Path::new("/h")).lines().count(), 2);
+        assert!(!sandbox(&status).contains('\u{1b}'));
+    }
+}

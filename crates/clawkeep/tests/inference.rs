@@ -1,0 +1,187 @@
+//! Another model for a sandbox that is there: its files stay, its key stays outside, and what cannot be set
+//! changes nothing.
+
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use support::{Installation, LONG};
+use testkit::wait_until;
+
+const KEY: &str = "sk-test-4711";
+
+/// A provider with one model that writes down what it was asked, and with which key.
+struct Provider {
+    url: String,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Provider {
+    fn new(model: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                // One that breaks off is the asker's matter.
+                let _ = answer(stream.unwrap(), model, &seen);
+            }
+        });
+        Self { url, asked }
+    }
+
+    fn last(&self) -> (String, String) {
+        self.asked.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+}
+
+fn answer(mut stream: TcpStream, model: &str, seen: &Mutex<Vec<(String, String)>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let (mut first, mut key, mut length) = (String::new(), String::new(), 0);
+    reader.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "authorization" => value.trim().clone_into(&mut key),
+            "content-length" => length = value.trim().parse().unwrap(),
+            _ => {}
+        }
+    }
+    reader.read_exact(&mut vec![0; length])?;
+    seen.lock().unwrap().push((first.trim().to_owned(), key));
+    let body = if first.starts_with("GET /v1/models ") {
+        format!(r#"{{"object":"list","data":[{{"id":"{model}","object":"model"}}]}}"#)
+    } else {
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"pong"}}]}"#.to_owned()
+    };
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Run it with this key in the environment; its status and everything that it said.
+fn run(installation: &Installation, args: &[&str], key: Option<&str>) -> (i32, String) {
+    let mut command = installation.command(args);
+    match key {
+        Some(key) => command.env("COMPATIBLE_API_KEY", key),
+        None => command.env_remove("COMPATIBLE_API_KEY"),
+    };
+    let output = command.output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), text)
+}
+
+fn set(installation: &Installation, url: &str, model: &str, key: Option<&str>) -> (i32, String) {
+    let args = ["box", "inference", "set", "--provider", "custom", "--endpoint-url", url, "--model", model];
+    run(installation, &args, key)
+}
+
+fn get(installation: &Installation) -> serde_json::Value {
+    let (status, text) = run(installation, &["inference", "get", "box", "--json"], None);
+    assert_eq!(status, 0, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn models_inside(installation: &Installation) -> String {
+    installation.exec("box", "curl -s https://inference.local/v1/models").0
+}
+
+#[test]
+fn another_model_is_set_and_all_else_stays() {
+    if !std::path::Path::new("/usr/bin/curl").exists() {
+        eprintln!("SKIPPED: another_model_is_set_and_all_else_stays needs /usr/bin/curl");
+        return;
+    }
+    let installation = Installation::new();
+    let first = installation.create_fake("box", &[]);
+    let pid = || installation.status("box").gateway.map(|gateway| gateway.pid);
+    let before = pid();
+    let key_file = installation.home.secrets().join("box/route-key");
+    assert_eq!(installation.exec("box", "echo mine > /sandbox/mine").1, 0);
+    assert!(models_inside(&installation).contains("\"canary\""));
+    assert_eq!(run(&installation, &["box", "inference", "get"], None), (0, "box: built-in canary\n".into()));
+
+    // A provider with a key.
+    let provider = Provider::new("m1");
+    let (status, text) = set(&installation, &provider.url, "m1", Some(KEY));
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains(&format!("custom m1 at {}: the route answers", provider.url)), "{text}");
+    let wanted = serde_json::json!({
+        "schema": 1, "name": "box", "provider": "custom", "model": "m1", "endpoint_url": provider.url,
+    });
+    assert_eq!(get(&installation), wanted);
+    provider.asked.lock().unwrap().clear();
+    assert!(models_inside(&installation).contains("\"m1\""));
+    assert_eq!(provider.last(), ("GET /v1/models HTTP/1.1".into(), format!("Bearer {KEY}")));
+    let look = format!(
+        "found() {{ env | grep -q {KEY} || grep -rqs {KEY} /sandbox /tmp /etc /opt /proc/[0-9]*/environ; }}
+         found && echo leaked; echo {KEY} > /tmp/decoy; found || echo blind; rm /tmp/decoy; echo looked"
+    );
+    assert_eq!(installation.exec("box", &look), ("looked\n".into(), 0));
+    assert!(!run(&installation, &["box", "status", "--json"], None).1.contains(KEY));
+    // Nothing in a command's launch depends on it: it was not restarted.
+    assert_eq!(pid(), before);
+
+    // What cannot be used, and what is not there.
+    for bad in ["ftp://127.0.0.1/v1", "http://user:pw@127.0.0.1/v1", "http://127.0.0.1:0/v1"] {
+        let (status, text) = set(&installation, bad, "m2", Some("another"));
+        assert_eq!(status, 1, "{text}");
+        assert!(text.contains("error[route-unusable]: ") && text.contains("\n  next: "), "{text}");
+    }
+    let (status, text) = set(&installation, &provider.url, "m2", Some("two\nlines"));
+    assert!(status == 1 && text.contains("error[route-unusable]: ") && !text.contains("lines"), "{text}");
+    let args = ["inference", "set", "other", "--provider", "ollama", "--model", "m2"];
+    let (status, text) = run(&installation, &args, None);
+    assert!(status == 1 && text.starts_with("error[no-such-sandbox]: "), "{text}");
+    assert_eq!(get(&installation), wanted);
+    assert_eq!(std::fs::read_to_string(&key_file).unwrap(), KEY);
+    assert!(models_inside(&installation).contains("\"m1\""));
+
+    // One that does not answer is set all the same, and its predecessor's key is gone.
+    let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
+    let (status, text) = set(&installation, &dead, "m2", None);
+    assert_eq!(status, 0, "{text}");
+    assert!(
+        text.contains("\u{26a0} model") && text.contains("next: ") && !text.contains("answers"),
+        "{text}"
+    );
+    assert_eq!(get(&installation)["endpoint_url"], dead.as_str());
+    assert!(!key_file.exists());
+    assert!(!models_inside(&installation).contains("\"m1\""));
+    assert_eq!(pid(), before);
+
+    // One that needs another guard: another plan, so another sandbox around the same files.
+    let nemotron = Provider::new("nemotron-mini");
+    let (status, text) = set(&installation, &nemotron.url, "nemotron-mini", Some(KEY));
+    assert_eq!(status, 0, "{text}");
+    let now = installation.status("box");
+    assert_eq!((now.phase.as_str(), now.guards.len()), ("ready", first.guards.len() + 1));
+    assert_ne!(pid(), before);
+    assert!(models_inside(&installation).contains("nemotron-mini"));
+    let port = now.dashboard_port.unwrap();
+    wait_until(LONG, "its page to be served again", || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        (testkit::http::get(stream, "/readyz").ok()?.status == 200).then_some(())
+    });
+
+    // It is the same after the daemon, and for one that is stopped.
+    support::kill9(installation.daemon().daemon.pid.cast_signed());
+    installation.ready("box");
+    assert!(models_inside(&installation).contains("nemotron-mini"));
+    assert!(run(&installation, &["box", "stop"], None).0 == 0);
+    let (status, text) = run(&installation, &["box", "inference", "set", "--provider", "canary"], None);
+    assert!(status == 0 && text.contains("box is stopped"), "{text}");
+    assert_eq!(installation.status("box").phase, "stopped");
+    assert!(run(&installation, &["box", "start"], None).0 == 0);
+    let now = installation.ready("box");
+    assert_eq!((now.route.provider.as_str(), now.guards.len()), ("canary", first.guards.len()));
+    assert!(models_inside(&installation).contains("\"canary\"") && !key_file.exists());
+    assert_eq!(std::fs::read_to_string(installation.files("box").join("mine")).unwrap(), "mine\n");
+}

@@ -1,0 +1,23 @@
+# The commands that matter. Each is a line that also works without just.
+
+# All tests, the real OpenClaw among them.
+test:
+    scripts/test
+
+# Formatting, lints, documentation.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, bans, sources.
+deny:
+    cargo deny check licenses bans sources
+
+# Figures: respawn, wiped to exec, isolation beside bubblewrap, memory.
+bench:
+    cargo bench -p clawkeep --bench recovery
+
+# Five minutes of the real OpenClaw without a restart.
+soak:
+    cargo nextest run --release -p clawkeep --test openclaw --run-ignored only -- soak
