@@ -318,18 +318,27 @@ fn kill_all_but(spared_sessions: &[i32]) -> io::Result<u32> {
             continue;
         };
         let Some(pid) = Pid::from_raw(pid).filter(|pid| !pid.is_init()) else { continue };
-        match rustix::process::getsid(Some(pid)) {
-            Ok(session) if spared_sessions.contains(&session.as_raw_nonzero().get()) => {}
-            Ok(_) => {
+        match session(pid) {
+            Some(session) if spared_sessions.contains(&session) => {}
+            Some(_) => {
                 if rustix::process::kill_process(pid, Signal::KILL).is_ok() {
                     left += 1;
                 }
             }
             // Gone in between.
-            Err(_) => {}
+            None => {}
         }
     }
     Ok(left)
+}
+
+/// Field 6 of a process's stat (proc_pid_stat(5)). Not by getsid(2): a session led from outside of this pid
+/// namespace has the number 0, which rustix takes for impossible.
+fn session(pid: Pid) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name may hold anything, parentheses too.
+    let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
 fn listen(port: u16) -> io::Result<OwnedFd> {

@@ -83,10 +83,17 @@ mod tests {
         assert_eq!(holds(proc.as_fd(), own, &found), Some(true));
         assert_eq!(holds(proc.as_fd(), own, &[1]), Some(false));
         assert!(processes(proc.as_fd()).contains(&own));
-        assert_eq!(
-            session(proc.as_fd(), own),
-            rustix::process::getsid(None).ok().map(|s| s.as_raw_nonzero().get())
-        );
+        // 0 where the session was begun outside of this pid namespace, as in a container.
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        assert_eq!(session(proc.as_fd(), own), Some(fields[3].parse().unwrap()));
+        let mut child = std::process::Command::new("setsid").args(["sleep", "60"]).spawn().unwrap();
+        let pid = child.id() as i32;
+        testkit::wait_until(std::time::Duration::from_secs(30), "its own session", || {
+            (session(proc.as_fd(), pid) == Some(pid)).then_some(())
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
         drop(listener);
         assert!(listeners(proc.as_fd(), own, port).is_empty());
     }
