@@ -8,13 +8,17 @@
 //!   confirmed [`Event::Cleared`] or [`Event::Prepared`]);
 //! - there is no state without a way out: every state either runs, or has a timer, or waits for an event that
 //!   the supervisor owes, or is [`Phase::Held`] with a command;
-//! - failures delay the next start, they never forbid it; the delay is reset by sustained readiness only.
+//! - failures delay the next start, they never forbid it; the delay is reset by sustained readiness only;
+//! - a repair widens only on evidence, rung by rung ([`Rung`]); when no rung has helped, the sandbox is held and
+//!   the ladder is climbed again after a while.
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod ladder;
 mod machine;
 mod types;
 
 pub use backoff::Backoff;
+pub use ladder::{Blame, Ladder, Restore, Rung, Unproven};
 pub use machine::step;
 pub use types::{Action, Event, Health, Phase, Settings, State, Verdict};

@@ -1,3 +1,4 @@
+use crate::ladder::{Blame, Ladder, Restore, Rung, Unproven};
 use crate::types::{Action, Event, Health, Phase, Settings, State, Verdict};
 
 /// One step of the life cycle. `now` is in milliseconds of any clock that does not go backwards.
@@ -28,7 +29,10 @@ impl Machine<'_> {
             }
             Event::PrepareFailed { .. } if self.state.phase == Phase::Preparing => {
                 self.state.sandbox = false;
-                self.fail();
+                self.fail(Blame::Environment);
+            }
+            Event::Restored { what, changed } if self.state.phase == (Phase::Restoring { what }) => {
+                self.restored(what, changed);
             }
             Event::Cleared if self.state.phase == Phase::Clearing => {
                 if self.state.wanted {
@@ -39,8 +43,8 @@ impl Machine<'_> {
             }
             // What will not die goes with its namespaces.
             Event::ClearFailed { .. } if self.state.phase == Phase::Clearing => self.tear_down(),
-            Event::Launched { launch } => self.launched(launch),
-            Event::LaunchRefused { reason, command } => self.refused(reason, command),
+            Event::Launched { launch, unproven } => self.launched(launch, unproven),
+            Event::LaunchRefused { reason, command, blame } => self.refused(reason, command, blame),
             Event::ReceiptAccepted { launch } => {
                 if let Phase::Starting { launch: Some(current), receipt, .. } = &mut self.state.phase
                     && *current == launch
@@ -49,18 +53,29 @@ impl Machine<'_> {
                 }
             }
             Event::ReceiptRejected { launch, reason, command } => self.rejected(launch, reason, command),
-            Event::Ended { launch, verdict } => self.ended(launch, verdict),
+            Event::Ended { launch, verdict, blame } => self.ended(launch, verdict, blame),
             Event::Probed { launch, health } => self.probed(launch, health),
-            Event::Adopted { launch, running, receipt } => self.adopted(launch, running, receipt),
+            Event::Adopted { launch, running, receipt, safe } => {
+                self.adopted(launch, running, receipt, safe);
+            }
             Event::SandboxLost => self.sandbox_lost(),
             // What will not die while the next start waits goes then, with its namespaces.
-            Event::ClearFailed { .. } if matches!(self.state.phase, Phase::Backoff { .. }) => {
+            Event::ClearFailed { .. }
+                if matches!(
+                    self.state.phase,
+                    Phase::Backoff { .. } | Phase::Restoring { .. } | Phase::Held { .. }
+                ) =>
+            {
                 self.state.unfit = true;
             }
             Event::TornDown => self.torn_down(),
             Event::Timer => self.timer(),
             // Answers to questions that nobody asks any more.
-            Event::Prepared | Event::PrepareFailed { .. } | Event::Cleared | Event::ClearFailed { .. } => {}
+            Event::Prepared
+            | Event::PrepareFailed { .. }
+            | Event::Restored { .. }
+            | Event::Cleared
+            | Event::ClearFailed { .. } => {}
         }
     }
 
@@ -68,11 +83,12 @@ impl Machine<'_> {
         self.state.wanted = true;
         match self.state.phase {
             Phase::Stopped | Phase::Held { .. } | Phase::Backoff { .. } => {
-                self.state.backoff.reset();
+                self.forget_failures();
                 self.attempt();
             }
             // Under way already, or started again when the stop is through.
             Phase::Preparing
+            | Phase::Restoring { .. }
             | Phase::Clearing
             | Phase::Starting { .. }
             | Phase::Ready { .. }
@@ -92,6 +108,7 @@ impl Machine<'_> {
             // Their answers come, and find that it is not wanted.
             Phase::Stopped
             | Phase::Preparing
+            | Phase::Restoring { .. }
             | Phase::Clearing
             | Phase::Starting { launch: None, .. }
             | Phase::Stopping { .. }
@@ -112,34 +129,84 @@ impl Machine<'_> {
     fn restart(&mut self) {
         self.state.wanted = true;
         match self.state.phase {
-            Phase::Ready { .. } | Phase::Starting { launch: Some(_), .. } => self.clear(),
+            // Whatever safe mode was entered for, a person wants the whole agent back.
+            Phase::Ready { .. } | Phase::Starting { launch: Some(_), .. } => {
+                self.state.ladder = Ladder::default();
+                self.clear();
+            }
             _ => self.recover(),
         }
     }
 
     /// Start now, from whatever there is.
     fn attempt(&mut self) {
-        let renew = self.state.unfit || self.state.backoff.failures() >= self.settings.renew_after;
+        if let Some(what) = self.state.ladder.wants() {
+            self.state.phase = Phase::Restoring { what };
+            self.actions.push(Action::Restore { what });
+        } else {
+            self.bring_up();
+        }
+    }
+
+    fn bring_up(&mut self) {
+        let renew = self.state.unfit || self.state.ladder.rung >= Rung::Renew;
         if renew && self.state.sandbox {
             // Respawning is not enough: everything anew.
             self.tear_down();
         } else if self.state.sandbox {
             self.clear();
         } else {
-            self.state.phase = Phase::Preparing;
-            self.actions.push(Action::Prepare);
+            self.prepare();
         }
+    }
+
+    fn prepare(&mut self) {
+        self.state.phase = Phase::Preparing;
+        self.actions.push(Action::Prepare);
+    }
+
+    fn restored(&mut self, what: Restore, changed: bool) {
+        self.state.ladder.restored.push(what);
+        if !self.state.wanted {
+            self.tear_down();
+        } else if changed {
+            self.bring_up();
+        } else if self.state.ladder.climb(self.settings) {
+            // Nothing to put back: this rung cannot help.
+            self.attempt();
+        } else {
+            self.give_up();
+        }
+    }
+
+    /// No rung has helped. What was wrong may yet go away by itself, so this ends by itself too.
+    fn give_up(&mut self) {
+        self.state.phase = Phase::Held {
+            reason: format!("{} starts failed, and no repair has helped", self.state.backoff.failures()),
+            command: self.settings.recover.clone(),
+            retry_at: Some(self.now + self.settings.held_retry),
+        };
+    }
+
+    fn forget_failures(&mut self) {
+        self.state.backoff.reset();
+        self.state.ladder = Ladder::default();
     }
 
     fn clear(&mut self) {
         self.state.phase = Phase::Clearing;
-        self.actions.push(Action::Clear);
+        self.actions.push(self.clearing());
+    }
+
+    fn clearing(&self) -> Action {
+        Action::Clear { thorough: self.state.ladder.rung >= Rung::Clear }
     }
 
     fn launch(&mut self) {
         self.state.launches += 1;
+        self.state.safe = self.state.ladder.rung == Rung::Safe;
         self.state.phase = Phase::Starting { launch: None, since: self.now, receipt: false };
-        self.actions.push(Action::Launch { launch: self.state.launches });
+        self.actions.push(Action::Launch { launch: self.state.launches, safe: self.state.safe });
     }
 
     fn tear_down(&mut self) {
@@ -149,46 +216,56 @@ impl Machine<'_> {
     }
 
     /// Count a failure and wait for the next start.
-    fn fail(&mut self) {
+    fn fail(&mut self, blame: Blame) {
         if !self.state.wanted {
             return self.tear_down();
         }
-        match self.state.backoff.fail() {
-            0 => self.attempt(),
-            delay => self.state.phase = Phase::Backoff { until: self.now + delay },
+        let delay = self.state.backoff.fail();
+        if !self.state.ladder.fail(blame, self.state.unproven, self.settings) {
+            self.give_up();
+        } else if delay == 0 {
+            self.attempt();
+        } else {
+            self.state.phase = Phase::Backoff { until: self.now + delay };
         }
     }
 
     /// A failure that may leave something running: a gateway that hangs, orphans of one that ended. They must
     /// not go on, and hold the port, while the next start waits.
-    fn fail_and_clear(&mut self) {
-        self.fail();
-        if matches!(self.state.phase, Phase::Backoff { .. }) && self.state.sandbox {
-            self.actions.push(Action::Clear);
+    fn fail_and_clear(&mut self, blame: Blame) {
+        self.fail(blame);
+        let waits =
+            matches!(self.state.phase, Phase::Backoff { .. } | Phase::Restoring { .. } | Phase::Held { .. });
+        if waits && self.state.sandbox {
+            // First of all: what is put back must not be written over by what still runs.
+            self.actions.insert(0, self.clearing());
         }
     }
 
-    fn launched(&mut self, number: u64) {
+    fn launched(&mut self, number: u64, unproven: Unproven) {
         if let Phase::Starting { launch: launch @ None, .. } = &mut self.state.phase
             && number == self.state.launches
         {
             *launch = Some(number);
+            self.state.unproven = unproven;
             if !self.state.wanted {
                 self.stop();
             }
         }
     }
 
-    fn refused(&mut self, reason: String, command: Option<String>) {
+    fn refused(&mut self, reason: String, command: Option<String>, blame: Blame) {
         if !matches!(self.state.phase, Phase::Starting { launch: None, .. }) {
             return;
         }
         match command {
-            Some(command) if self.state.wanted => self.state.phase = Phase::Held { reason, command },
+            Some(command) if self.state.wanted => {
+                self.state.phase = Phase::Held { reason, command, retry_at: None };
+            }
             _ => {
                 // An input was not as it must be: starting again would be refused again.
                 self.state.unfit = true;
-                self.fail();
+                self.fail(blame);
             }
         }
     }
@@ -197,16 +274,16 @@ impl Machine<'_> {
         if self.current() == Some(launch) {
             // It runs, and must not: it goes with its namespaces. Then a person decides.
             self.state.sandbox = false;
-            self.state.phase = Phase::Held { reason, command };
+            self.state.phase = Phase::Held { reason, command, retry_at: None };
             self.actions.push(Action::TearDown);
         }
     }
 
-    fn ended(&mut self, launch: u64, verdict: Verdict) {
+    fn ended(&mut self, launch: u64, verdict: Verdict, blame: Blame) {
         match self.state.phase {
             Phase::Stopping { .. } if launch == self.state.launches => self.tear_down(),
             Phase::Starting { .. } | Phase::Ready { .. } if self.current() == Some(launch) => match verdict {
-                Verdict::Crash | Verdict::Wish => self.fail_and_clear(),
+                Verdict::Crash | Verdict::Wish => self.fail_and_clear(blame),
                 // We ended it ourselves (a rehearsal), and want it back: no failure.
                 Verdict::Ordered => self.attempt(),
             },
@@ -225,20 +302,21 @@ impl Machine<'_> {
             (Phase::Ready { since, missed, .. }, Health::Ready | Health::Alive) => {
                 *missed = 0;
                 if self.now.saturating_sub(*since) >= self.settings.settle {
-                    self.state.backoff.reset();
+                    self.state.unproven = Unproven::default();
+                    self.forget_failures();
                 }
             }
             (Phase::Ready { missed, .. }, Health::Deaf) => {
                 *missed += 1;
                 if *missed > self.settings.misses {
-                    self.fail_and_clear();
+                    self.fail_and_clear(Blame::Unknown);
                 }
             }
             _ => {}
         }
     }
 
-    fn adopted(&mut self, launch: u64, running: bool, receipt: bool) {
+    fn adopted(&mut self, launch: u64, running: bool, receipt: bool, safe: bool) {
         // Only before anything else happened. Whether it is still well, the first probe says.
         if self.state.phase != Phase::Stopped || self.state.sandbox {
             return;
@@ -246,6 +324,7 @@ impl Machine<'_> {
         self.state.sandbox = true;
         self.state.wanted = true;
         self.state.launches = launch;
+        self.state.safe = running && safe;
         if running {
             self.state.phase = Phase::Starting { launch: Some(launch), since: self.now, receipt };
         } else {
@@ -259,11 +338,12 @@ impl Machine<'_> {
         }
         self.state.sandbox = false;
         match self.state.phase {
-            Phase::Clearing | Phase::Starting { .. } | Phase::Ready { .. } => self.fail(),
+            Phase::Clearing | Phase::Starting { .. } | Phase::Ready { .. } => self.fail(Blame::Environment),
             Phase::Stopping { .. } => self.tear_down(),
             // A wait goes on; the next attempt finds that there is none. A teardown is answered anyway.
             Phase::Stopped
             | Phase::Preparing
+            | Phase::Restoring { .. }
             | Phase::Backoff { .. }
             | Phase::Held { .. }
             | Phase::TearingDown => {}
@@ -287,7 +367,12 @@ impl Machine<'_> {
             Phase::Starting { launch: Some(_), since, .. }
                 if self.now >= since + self.settings.start_within =>
             {
-                self.fail_and_clear();
+                self.fail_and_clear(Blame::Unknown);
+            }
+            Phase::Held { retry_at: Some(at), .. } if self.now >= at => {
+                // The delay between starts stays; only the ladder begins at its foot.
+                self.state.ladder = Ladder::default();
+                self.attempt();
             }
             Phase::Stopping { kill_at } if self.now >= kill_at => self.tear_down(),
             _ => {}

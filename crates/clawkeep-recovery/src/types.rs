@@ -1,9 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Backoff;
+use crate::{Backoff, Blame, Ladder, Restore, Unproven};
 
-/// Times of the life cycle, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What the life cycle goes by. Times are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// From a launch to ready at most; the agent's whole warm-up is granted before deafness counts.
     pub start_within: u64,
@@ -13,13 +13,32 @@ pub struct Settings {
     pub misses: u32,
     /// From the order to stop to SIGKILL.
     pub stop_grace: u64,
-    /// Failures in a row after which the whole sandbox is made anew for the next start.
-    pub renew_after: u32,
+    /// Failures at the first and at the last rung before the next one is tried; at each other rung one is
+    /// enough.
+    pub tries: u32,
+    /// The same where the host is to blame: no rung of the ladder cures that, so it is climbed slowly.
+    pub host_tries: u32,
+    /// How long a sandbox stays held that no rung has cured, before the ladder is climbed again.
+    pub held_retry: u64,
+    /// Whether the agent has a safe mode.
+    pub safe_mode: bool,
+    /// The command that ends the wait of a sandbox that no rung has cured.
+    pub recover: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { start_within: 180_000, settle: 25_000, misses: 2, stop_grace: 10_000, renew_after: 3 }
+        Self {
+            start_within: 180_000,
+            settle: 25_000,
+            misses: 2,
+            stop_grace: 10_000,
+            tries: 2,
+            host_tries: 5,
+            held_retry: 600_000,
+            safe_mode: false,
+            recover: "clawkeep recover".into(),
+        }
     }
 }
 
@@ -31,6 +50,11 @@ pub enum Phase {
     Stopped,
     /// Its namespaces and mounts are being made.
     Preparing,
+    /// Something that was healthy before is being put back; the next start follows.
+    Restoring {
+        /// What.
+        what: Restore,
+    },
     /// What an earlier launch left is being killed; the launch follows.
     Clearing,
     /// A launch was ordered; `launch` once its process is there.
@@ -62,6 +86,8 @@ pub enum Phase {
         reason: String,
         /// The command that ends the wait.
         command: String,
+        /// When it is tried again without one, if it is.
+        retry_at: Option<u64>,
     },
     /// It was told to end; SIGKILL at this time.
     Stopping {
@@ -85,6 +111,12 @@ pub struct State {
     pub unfit: bool,
     /// Delay before the next start.
     pub backoff: Backoff,
+    /// How far the repair goes at the next start.
+    pub ladder: Ladder,
+    /// What the last launch ran with for the first time.
+    pub unproven: Unproven,
+    /// Whether the last launch was one in safe mode.
+    pub safe: bool,
     /// Launches so far; the last one has this number.
     pub launches: u64,
 }
@@ -98,6 +130,9 @@ impl State {
             sandbox: false,
             unfit: false,
             backoff: Backoff::new(seed),
+            ladder: Ladder::default(),
+            unproven: Unproven::default(),
+            safe: false,
             launches: 0,
         }
     }
@@ -108,11 +143,12 @@ impl State {
             Phase::Starting { since, .. } => Some(since + settings.start_within),
             Phase::Backoff { until } => Some(*until),
             Phase::Stopping { kill_at } => Some(*kill_at),
+            Phase::Held { retry_at, .. } => *retry_at,
             Phase::Stopped
             | Phase::Preparing
+            | Phase::Restoring { .. }
             | Phase::Clearing
             | Phase::Ready { .. }
-            | Phase::Held { .. }
             | Phase::TearingDown => None,
         }
     }
@@ -137,6 +173,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Answer to [`Action::Restore`].
+    Restored {
+        /// What was to be put back.
+        what: Restore,
+        /// Whether anything is different now: not where it was the last healthy one already, or none is known.
+        changed: bool,
+    },
     /// Answer to [`Action::Clear`]: no process of an earlier launch is left.
     Cleared,
     /// Answer to [`Action::Clear`]: some would not die.
@@ -148,6 +191,8 @@ pub enum Event {
     Launched {
         /// The launch's number.
         launch: u64,
+        /// What it runs with for the first time.
+        unproven: Unproven,
     },
     /// Answer to [`Action::Launch`]: an input was not as planned, or the process could not be made.
     LaunchRefused {
@@ -155,6 +200,8 @@ pub enum Event {
         reason: String,
         /// Where only a person can help: the command.
         command: Option<String>,
+        /// What is to blame.
+        blame: Blame,
     },
     /// The receipt of this launch is what the plan says.
     ReceiptAccepted {
@@ -176,6 +223,8 @@ pub enum Event {
         launch: u64,
         /// What the adapter makes of it.
         verdict: Verdict,
+        /// What is to blame, by the evidence.
+        blame: Blame,
     },
     /// A probe of this launch came back.
     Probed {
@@ -192,6 +241,8 @@ pub enum Event {
         running: bool,
         /// Whether its receipt was accepted.
         receipt: bool,
+        /// Whether it runs in safe mode.
+        safe: bool,
     },
     /// The namespaces are gone, and all that ran in them.
     SandboxLost,
@@ -233,12 +284,22 @@ pub enum Health {
 pub enum Action {
     /// Make the namespaces and mounts.
     Prepare,
+    /// Put back what was healthy before.
+    Restore {
+        /// What.
+        what: Restore,
+    },
     /// Kill what is left of earlier launches, remove stale locks.
-    Clear,
+    Clear {
+        /// Also every lock and runtime file that would be left alone because it might be somebody's.
+        thorough: bool,
+    },
     /// Put every input in place, verify, execute.
     Launch {
         /// The launch's number.
         launch: u64,
+        /// In safe mode.
+        safe: bool,
     },
     /// Ask the gateway to end (SIGTERM). Answered by `Ended`.
     Terminate,
