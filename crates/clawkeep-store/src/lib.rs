@@ -1,5 +1,5 @@
-//! Everything that must outlive a reboot: the home directory, the registry of sandboxes, the journal, and
-//! the secrets.
+//! Everything that must outlive a reboot: the home directory, the registry of sandboxes, the journal, the
+//! secrets, and the snapshots that recovery goes back to.
 //!
 //! All calls block and may wait for the disk; call them where that is allowed. The one exception is
 //! [`JournalWriter::record`], which never waits.
@@ -16,6 +16,7 @@ mod registry;
 mod repair;
 mod schema;
 mod secrets;
+mod snapshots;
 mod store;
 mod time;
 mod writer;
@@ -27,6 +28,9 @@ pub use lock::{DaemonLock, LockError};
 pub use record::{Desired, NewSandbox, SandboxRecord};
 pub use repair::{Lost, RepairNote};
 pub use secrets::{MAX_SECRET, Secret, SecretError, Secrets};
+pub use snapshots::{
+    Healthy, KEPT_ASIDE, KEPT_HEALTHY, MAX_MARK, MAX_SNAPSHOT, SnapshotError, Snapshots, why_aside,
+};
 pub use store::{Opened, SCHEMA, Store};
 pub use time::unix_ms;
 pub use writer::{JournalHealth, JournalWriter};
