@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::openclaw::{self, AgentLaunch, LaunchContext, RuntimeDir};
 use crate::{
-    Bundle, Ending, ExitReading, Expect, Generation, HealthSpec, HealthUrl, Probe, Release, command,
+    Bundle, Document, Ending, ExitReading, Expect, Generation, HealthSpec, HealthUrl, Probe, Release, command,
 };
 
 /// The agent of a sandbox, as the registry stores it.
@@ -24,6 +24,12 @@ pub enum Adapter {
         /// Where its health is asked; without one it is ready when it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         health: Option<HealthUrl>,
+        /// Its configuration, which is put back to the last healthy one when it keeps the command from running.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<Document>,
+        /// Whether it has a safe mode, and enters it where `CLAWKEEP_SAFE_MODE` is `1`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        safe_mode: bool,
     },
 }
 
@@ -117,6 +123,24 @@ impl Adapter {
         }
     }
 
+    /// The file that keeps it from starting when it is wrong.
+    pub fn config(&self) -> Option<Document> {
+        match self {
+            Self::OpenClaw { .. } => "/sandbox/.openclaw/openclaw.json".parse().ok(),
+            Self::Command { config, .. } => config.clone(),
+        }
+    }
+
+    /// What safe mode (no channels, no plugins) adds to the environment of a launch; `None` without one.
+    pub fn safe_env(&self) -> Option<BTreeMap<String, String>> {
+        match self {
+            Self::OpenClaw { .. } => Some(openclaw::safe_env()),
+            Self::Command { safe_mode, .. } => {
+                safe_mode.then(|| [("CLAWKEEP_SAFE_MODE".to_owned(), "1".to_owned())].into())
+            }
+        }
+    }
+
     /// What its end means. `ordered`: we had told it to end.
     pub fn exit_reading(&self, ending: Ending, ordered: bool) -> ExitReading {
         match self {
@@ -161,7 +185,12 @@ mod tests {
                 json!({"kind": "openclaw", "version": "2026.9.6"}),
             ),
             (
-                Adapter::Command { argv: vec!["/bin/x".into()], health: "tcp://127.0.0.1:9".parse().ok() },
+                Adapter::Command {
+                    argv: vec!["/bin/x".into()],
+                    health: "tcp://127.0.0.1:9".parse().ok(),
+                    config: None,
+                    safe_mode: false,
+                },
                 json!({"kind": "command", "argv": ["/bin/x"], "health": "tcp://127.0.0.1:9"}),
             ),
         ];
@@ -171,6 +200,7 @@ mod tests {
         }
         for bad in [
             json!({"kind": "other"}),
+            json!({"kind": "command", "argv": [], "config": "../x"}),
             json!({"kind": "command", "argv": [], "health": "http://10.0.0.1:1/"}),
             json!({"kind": "openclaw", "version": "1", "more": 1}),
         ] {
@@ -183,6 +213,8 @@ mod tests {
         let command = |argv: &[&str]| Adapter::Command {
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             health: None,
+            config: None,
+            safe_mode: false,
         };
         let context = LaunchContext::default();
         let launch = command(&["/bin/sh", "-c", "x"]).launch(None, &context).unwrap();

@@ -10,6 +10,7 @@
 mod adapter;
 mod cancel;
 mod command;
+mod document;
 mod exit;
 mod health;
 mod install;
@@ -19,6 +20,7 @@ pub mod openclaw;
 pub use adapter::{Adapter, AdapterError};
 pub use cancel::Cancel;
 pub use command::{HealthUrl, HealthUrlError};
+pub use document::{Document, DocumentError, Found, MAX_DOCUMENT_BYTES, Owner};
 pub use exit::{Ending, ExitCause, ExitReading, ExitVerdict};
 pub use health::{
     Expect, HealthSpec, MAX_PROBE_BODY, Probe, ProbeVerdict, classify_health, classify_healthz,

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Owner, Token};
+use clawkeep_agents::Owner;
+use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Token};
 use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
 use clawkeep_inference::{AuthScheme, Provider, Route};
 use clawkeep_isolation::IdMap;

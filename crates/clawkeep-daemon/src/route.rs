@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use clawkeep_agents::Adapter;
-use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Owner, Token};
+use clawkeep_agents::Owner;
+use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Token};
 use clawkeep_inference::{RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;

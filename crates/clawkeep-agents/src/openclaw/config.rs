@@ -69,6 +69,14 @@ pub fn set_route(mut config: Value, route: &Route) -> Value {
     config
 }
 
+/// The configuration of safe mode: what a new sandbox has, and no plugin at all. Channels are only those that a
+/// configuration names.
+pub fn safe_config(token: &Token, route: &Route) -> Value {
+    let mut config = initial_config(token, route);
+    object(&mut config, &["plugins"]).insert("enabled".into(), json!(false));
+    config
+}
+
 /// The token in a configuration, if it is a plain one.
 pub fn token_of(config: &Value) -> Option<Token> {
     Token::parse(config.pointer("/gateway/auth/token")?.as_str()?).ok()

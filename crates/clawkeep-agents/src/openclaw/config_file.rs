@@ -3,28 +3,21 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{Token, config::token_of};
+use crate::Owner;
+use crate::document;
 
 /// The largest configuration that is read, in bytes.
-pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub const MAX_CONFIG_BYTES: u64 = document::MAX_DOCUMENT_BYTES;
 
 const DIR: &str = ".openclaw";
 const FILE: &str = "openclaw.json";
 /// One fixed name: a crash between write and rename leaves one file, which the next write removes.
 const TEMP: &str = ".openclaw.json.clawkeep";
-
-/// Who the agent's files belong to, as the host sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// Host uid of the sandbox's user.
-    pub uid: u32,
-    /// Host gid of the sandbox's user.
-    pub gid: u32,
-}
 
 /// What to do where a configuration already is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +78,8 @@ pub fn write_config(
 ) -> Result<bool, ConfigError> {
     let dir = match open_dir(home)? {
         Some(dir) => dir,
-        None => make_dir(home, owner)?,
+        None => document::make_dir(home, DIR, owner)
+            .map_err(|source| ConfigError::Io { what: "make the directory", source })?,
     };
     match rustix::fs::statat(&dir, FILE, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
@@ -105,12 +99,10 @@ pub fn write_config(
         }
         Err(errno) => return Err(io("remove an old temporary file")(errno)),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&dir, TEMP, flags, Mode::RUSR | Mode::WUSR).map_err(io("make a file"))?;
-    let mut file = File::from(fd);
+    let mut file = document::create_file(dir.as_fd(), TEMP, owner)
+        .map_err(|source| ConfigError::Io { what: "make a file", source })?;
     let bytes = serde_json::to_vec_pretty(config)
         .map_err(|error| ConfigError::Io { what: "write as JSON", source: error.into() })?;
-    own(file.as_fd(), owner, 0o600)?;
     file.write_all(&bytes)
         .and_then(|()| file.sync_all())
         .map_err(|source| ConfigError::Io { what: "write", source })?;
@@ -171,8 +163,7 @@ pub fn read_token(home: BorrowedFd<'_>) -> Result<Option<Token>, ConfigError> {
 }
 
 fn open_dir(home: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ConfigError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(home, DIR, flags, Mode::empty()) {
+    match document::open_dir(home, DIR) {
         Ok(dir) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),
         Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -180,24 +171,6 @@ fn open_dir(home: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ConfigError> {
         }
         Err(errno) => Err(io("open")(errno)),
     }
-}
-
-fn make_dir(home: BorrowedFd<'_>, owner: Owner) -> Result<OwnedFd, ConfigError> {
-    match rustix::fs::mkdirat(home, DIR, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(io("make the directory")(errno)),
-    }
-    let dir = open_dir(home)?
-        .ok_or(ConfigError::Io { what: "make the directory", source: io::ErrorKind::NotFound.into() })?;
-    own(dir.as_fd(), owner, 0o700)?;
-    rustix::fs::fsync(home).map_err(io("sync the home"))?;
-    Ok(dir)
-}
-
-fn own(fd: BorrowedFd<'_>, owner: Owner, mode: u32) -> Result<(), ConfigError> {
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(io("set the owner"))?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(io("set the mode"))
 }
 
 fn in_the_way(what: &'static str, mode: u32) -> ConfigError {

@@ -7,6 +7,9 @@ use crate::{AGENT_MOUNT, Bundle, Generation};
 /// The port on which the gateway listens, on the sandbox's loopback.
 pub const GATEWAY_PORT: u16 = 18789;
 
+/// The configuration of safe mode, below the home.
+pub const SAFE_CONFIG: &str = ".openclaw/safe-mode.json";
+
 /// What a launch needs to know about the sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaunchContext {
@@ -77,6 +80,11 @@ pub fn launch(bundle: &Bundle, generation: Generation, context: &LaunchContext) 
         env,
         files: bundle.pinned_files(),
     }
+}
+
+/// What safe mode changes in the environment of a launch.
+pub fn safe_env() -> BTreeMap<String, String> {
+    [("OPENCLAW_CONFIG_PATH".to_owned(), format!("/sandbox/{SAFE_CONFIG}"))].into()
 }
 
 /// The directories that the gateway insists on, for the uid that it sees itself running as. The old one dies at

@@ -13,6 +13,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
 
+use crate::document;
+
 /// The largest lock that is read, in bytes; a real one has under 1 KiB.
 const MAX_LOCK: u64 = 16 * 1024;
 /// How many entries of a directory are looked at, and how many locks.
@@ -105,11 +107,48 @@ pub fn clear_stale(
     sweep
 }
 
+/// Move the lock directories aside, whatever they and their locks are: for a sandbox in which a look at single
+/// locks has not helped. Gives lines for a person. The same is true as for [`clear_stale`], and that no gateway of
+/// the caller's runs.
+pub fn displace_all(tmp: BorrowedFd<'_>, home: BorrowedFd<'_>, uid: u32) -> Vec<String> {
+    let (own, state) = (format!("openclaw-{uid}"), format!("openclaw-state-locks-{uid}"));
+    let places: [(_, _, &[&str]); 3] =
+        [(tmp, "/tmp", &[&own]), (tmp, "/tmp", &[&state]), (home, "/sandbox", &[".openclaw", "tmp", &own])];
+    let mut lines = Vec::new();
+    for (base, shown, steps) in places {
+        let shown = format!("{shown}/{}", steps.join("/"));
+        match displace_path(base, steps) {
+            Ok(true) => lines.push(format!("moved aside {shown}")),
+            Ok(false) => {}
+            Err(error) => lines.push(format!("left alone {shown}: {error}")),
+        }
+    }
+    lines
+}
+
+/// Displace the last step, or the first that is no directory. Gives whether there was anything.
+fn displace_path(base: BorrowedFd<'_>, steps: &[&str]) -> std::io::Result<bool> {
+    let Some((last, dirs)) = steps.split_last() else { return Ok(false) };
+    let mut at: Option<OwnedFd> = None;
+    for step in dirs {
+        let here = at.as_ref().map_or(base, AsFd::as_fd);
+        match document::open_dir(here, step) {
+            Ok(next) => at = Some(next),
+            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOTDIR | Errno::LOOP) => return document::displace(here, step).map(|()| true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match document::displace(at.as_ref().map_or(base, AsFd::as_fd), last) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
 fn open_dir(base: BorrowedFd<'_>, steps: &[&str]) -> Result<Option<OwnedFd>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at: Option<OwnedFd> = None;
     for step in steps {
-        match rustix::fs::openat(at.as_ref().map_or(base, AsFd::as_fd), *step, flags, Mode::empty()) {
+        match document::open_dir(at.as_ref().map_or(base, AsFd::as_fd), step) {
             Ok(next) => at = Some(next),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno),
@@ -318,6 +357,27 @@ mod tests {
         let sweep = sandbox.sweep(LockHolder::Gone, false);
         assert_eq!((sweep.cleared.len(), sweep.live.len(), sweep.refused.len()), (0, 0, 3));
         assert!(precious.exists() && sandbox.old("notes.lock").exists());
+    }
+
+    #[test]
+    fn all_of_it_moves_aside_where_single_locks_are_no_help() {
+        let lab = tempfile::tempdir().unwrap();
+        let (tmp, home) = (lab.path().join("t"), lab.path().join("h"));
+        std::fs::create_dir_all(tmp.join("openclaw-998")).unwrap();
+        std::fs::create_dir_all(home.join(".openclaw")).unwrap();
+        std::fs::write(tmp.join("openclaw-998/gateway.1.lock"), "torn").unwrap();
+        std::os::unix::fs::symlink("/etc", home.join(".openclaw/tmp")).unwrap();
+        let open = |path: &std::path::Path| {
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+        };
+        let lines = displace_all(open(&tmp).as_fd(), open(&home).as_fd(), 998);
+        assert_eq!(
+            lines,
+            ["moved aside /tmp/openclaw-998", "moved aside /sandbox/.openclaw/tmp/openclaw-998"]
+        );
+        assert!(tmp.join("openclaw-998.displaced-1/gateway.1.lock").exists(), "nothing is deleted");
+        assert!(home.join(".openclaw/tmp.displaced-1").is_symlink() && !tmp.join("openclaw-998").exists());
+        assert_eq!(displace_all(open(&tmp).as_fd(), open(&home).as_fd(), 998), Vec::<String>::new());
     }
 
     #[test]

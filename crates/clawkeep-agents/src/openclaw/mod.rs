@@ -8,10 +8,12 @@ mod token;
 
 pub mod locks;
 
-pub use config::{CONTEXT_WINDOW, MODEL_ROUTE, PROVIDER, Route, initial_config, set_route, token_of};
-pub use config_file::{
-    ConfigError, MAX_CONFIG_BYTES, Overwrite, Owner, read_config, read_token, write_config,
+pub use config::{
+    CONTEXT_WINDOW, MODEL_ROUTE, PROVIDER, Route, initial_config, safe_config, set_route, token_of,
 };
+pub use config_file::{ConfigError, MAX_CONFIG_BYTES, Overwrite, read_config, read_token, write_config};
 pub use exit::exit_reading;
-pub use launch::{AgentLaunch, GATEWAY_PORT, LaunchContext, RuntimeDir, launch, runtime_dirs};
+pub use launch::{
+    AgentLaunch, GATEWAY_PORT, LaunchContext, RuntimeDir, SAFE_CONFIG, launch, runtime_dirs, safe_env,
+};
 pub use token::{Token, TokenError};
