@@ -235,13 +235,22 @@ fn memory() {
         let agent = AgentChoice::Command {
             argv: vec!["/opt/clawkeep/agent/fake-gateway".into()],
             health_url: Some("http://127.0.0.1:18789/readyz".into()),
+            config: None,
+            safe_mode: false,
             node_guards: true,
             bundle: Some(installation.fake_bundle()),
             env: BTreeMap::new(),
         };
         let name = name(&format!("box-{number}"));
         let dashboard_port = Some(testkit::free_port());
-        let create = Create { name: name.clone(), agent, route: None, strict: false, dashboard_port };
+        let create = Create {
+            name: name.clone(),
+            agent,
+            route: None,
+            strict: false,
+            settle_secs: None,
+            dashboard_port,
+        };
         installation.ask(&Request::Create(Box::new(create))).unwrap();
         installation.ask(&Request::Onboarded { name: name.clone() }).unwrap();
         let gateway = installation.ready(name.as_str()).gateway.unwrap().pid;

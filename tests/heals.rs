@@ -274,6 +274,8 @@ fn a_session_that_takes_the_port_does_not_pass_for_the_gateway() {
     let agent = clawkeep_daemon::api::AgentChoice::Command {
         argv: vec!["/usr/bin/sleep".into(), "1000000".into()],
         health_url: Some("http://127.0.0.1:18789/readyz".into()),
+        config: None,
+        safe_mode: false,
         node_guards: false,
         bundle: Some(installation.fake_bundle()),
         env: Default::default(),
@@ -284,6 +286,7 @@ fn a_session_that_takes_the_port_does_not_pass_for_the_gateway() {
         agent,
         route: None,
         strict: false,
+        settle_secs: Some(1),
         dashboard_port: Some(testkit::free_port()),
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();

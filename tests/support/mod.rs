@@ -13,6 +13,9 @@ use testkit::fake::Launch;
 use testkit::{Leftovers, wait_until};
 
 /// For whatever must happen on a machine that is busy with other tests.
+/// The fake gateway's configuration, below its home.
+pub const CONFIG: &str = ".openclaw/openclaw.json";
+
 pub const LONG: Duration = Duration::from_secs(120);
 
 /// The program under test.
@@ -124,12 +127,20 @@ impl Installation {
         dir
     }
 
-    /// A sandbox whose agent is the fake gateway, guarded like the real one.
+    /// A sandbox whose agent is the fake gateway, with its configuration and safe mode, guarded like the real one.
     pub fn create_fake(&self, sandbox: &str, args: &[&str]) -> SandboxStatus {
+        self.make_fake(sandbox, args, true);
+        self.ready(sandbox)
+    }
+
+    /// The same, with or without a safe mode, and without waiting for it.
+    pub fn make_fake(&self, sandbox: &str, args: &[&str], safe_mode: bool) {
         let argv = ["/opt/clawkeep/agent/fake-gateway"].iter().chain(args).map(|a| (*a).to_owned()).collect();
         let agent = AgentChoice::Command {
             argv,
             health_url: Some("http://127.0.0.1:18789/readyz".into()),
+            config: Some(CONFIG.into()),
+            safe_mode,
             node_guards: true,
             bundle: Some(self.fake_bundle()),
             env: Default::default(),
@@ -137,10 +148,16 @@ impl Installation {
         // Its own port, out of the range that other tests choose from: a killed daemon lets go of its port, and
         // who takes it then must not get this test's orders.
         let dashboard_port = Some(testkit::free_port());
-        let create = Create { name: name(sandbox), agent, route: None, strict: false, dashboard_port };
+        let create = Create {
+            name: name(sandbox),
+            agent,
+            route: None,
+            strict: false,
+            settle_secs: Some(1),
+            dashboard_port,
+        };
         self.ask(&Request::Create(Box::new(create))).unwrap();
         self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
-        self.ready(sandbox)
     }
 
     /// What every start of the fake gateway was given.

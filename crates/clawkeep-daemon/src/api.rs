@@ -128,6 +128,9 @@ pub struct Create {
     pub route: Option<RouteChoice>,
     /// Refuse netlink sockets inside (the strict profile): only guarded agents bear it.
     pub strict: bool,
+    /// Readiness that lasts this long, in seconds, proves a launch; `None`: 25.
+    #[serde(default)]
+    pub settle_secs: Option<u64>,
     /// Port on the host's loopback for the agent's own page; `None`: 18789 or the next free one.
     pub dashboard_port: Option<u16>,
 }
@@ -147,6 +150,13 @@ pub enum AgentChoice {
         argv: Vec<String>,
         /// `http://127.0.0.1:PORT/PATH` or `tcp://127.0.0.1:PORT` that answers when it is well.
         health_url: Option<String>,
+        /// Its configuration, a path below `/sandbox`: put back to the last healthy one when it keeps the command
+        /// from running.
+        #[serde(default)]
+        config: Option<String>,
+        /// It has a safe mode, which it enters where `CLAWKEEP_SAFE_MODE` is `1`.
+        #[serde(default)]
+        safe_mode: bool,
         /// The command is a Node program: load the guards in it, and refuse it without.
         node_guards: bool,
         /// A directory on the host to show read-only at `/opt/clawkeep/agent`.
@@ -308,6 +318,10 @@ pub struct SandboxStatus {
     pub receipt: Option<ReceiptStatus>,
     /// What is enforced around it.
     pub level: BTreeMap<String, String>,
+    /// Whether it runs in safe mode: without channels and plugins.
+    pub safe_mode: bool,
+    /// How far the repair of the present incident has gone: `respawn`, `clear`, `renew`, `config`, `agent`, `safe`.
+    pub rung: String,
     /// The route behind `inference.local`.
     pub route: RouteStatus,
     /// Port on the host's loopback.

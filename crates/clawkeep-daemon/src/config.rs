@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clawkeep_agents::openclaw::LaunchContext;
+use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
 use clawkeep_egress::Authority;
 use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
@@ -12,8 +13,8 @@ use clawkeep_isolation::{IdMap, LOG, Mount, MountAccess, SandboxSpec, System, et
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing,
 };
-use clawkeep_store::{Home, SandboxRecord};
-use clawkeep_supervisor::Blueprint;
+use clawkeep_store::{Home, SandboxRecord, Snapshots};
+use clawkeep_supervisor::{Blueprint, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
@@ -23,6 +24,9 @@ pub const PROXY_PORT: u16 = 3128;
 
 /// The oldest Node that guards are selected for where the version is not known.
 const UNKNOWN_NODE: u32 = 20;
+
+/// How long a gateway must stay ready before what it was launched with counts as healthy.
+const SETTLE_SECS: u64 = 25;
 
 const TMP_BYTES: u64 = 2 << 30;
 const LOG_BYTES: u64 = 8 << 20;
@@ -41,6 +45,9 @@ pub struct AgentConfig {
     /// Added to the environment of a command.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Readiness that lasts this long proves a launch, in seconds; [`SETTLE_SECS`] where it is not said.
+    #[serde(default)]
+    pub settle_secs: Option<u64>,
 }
 
 /// `isolation` of a [`SandboxRecord`].
@@ -196,6 +203,7 @@ pub fn blueprint(
     files.push(PinnedFile { path: CA_BUNDLE.into(), digest: ca_digest });
 
     let netlink = if config.isolation.strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
+    let safe_env = config.agent.adapter.safe_env();
     let plan = LaunchPlan {
         schema: SCHEMA,
         sandbox: record.name.clone(),
@@ -212,6 +220,14 @@ pub fn blueprint(
         listeners: vec![PROXY_PORT],
         sealing: Sealing { netlink, landlock_abi_min: 1 },
     };
+
+    let safe = safe_env.map(|env| {
+        let mut plan = plan.clone();
+        plan.env.extend(env);
+        let openclaw = matches!(config.agent.adapter, Adapter::OpenClaw { .. });
+        let route = openclaw.then(|| model_route(&config.route));
+        SafeMode { plan, route }
+    });
 
     let ids = IdMap::for_current_user(record.slot);
     let system = System::of_this_host();
@@ -243,7 +259,15 @@ pub fn blueprint(
         plan,
         published,
         adapter: config.agent.adapter.clone(),
+        settle: Duration::from_secs(config.agent.settle_secs.unwrap_or(SETTLE_SECS)),
+        safe,
+        snapshots: Snapshots::of(&dirs),
     })
+}
+
+/// The route as the agent's own configuration names it.
+pub fn model_route(route: &clawkeep_inference::Route) -> openclaw::Route {
+    openclaw::Route { model: route.model.clone(), base_url: MODEL_ROUTE.into() }
 }
 
 /// Hand the home over to the sandbox's user.

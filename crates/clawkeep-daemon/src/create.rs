@@ -4,16 +4,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clawkeep_agents::Owner;
-use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Token};
+use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
+use clawkeep_agents::{DocumentError, Owner};
 use clawkeep_inference::{AuthScheme, Provider, Route};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
-use crate::config::{AgentConfig, IsolationConfig, own_home};
+use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
 use crate::forward;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 
@@ -22,7 +22,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     // One at a time: ports and slots are chosen by looking at what is taken.
     let _one = daemon.creating.lock().await;
     let name = wanted.name.clone();
-    let agent = agent(daemon, wanted.agent)?;
+    let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let taken: Vec<u16> = daemon
         .store
@@ -97,12 +97,15 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 node_guards: true,
                 bundle: None,
                 env: Default::default(),
+                settle_secs: None,
             })
         }
-        AgentChoice::Command { argv, health_url, node_guards, bundle, env } => {
+        AgentChoice::Command { argv, health_url, config, safe_mode, node_guards, bundle, env } => {
             let bad = |what: String| Failure::new("bad-argument", what, "clawkeep onboard --help".to_owned());
             let health =
                 health_url.map(|url| url.parse::<HealthUrl>()).transpose().map_err(|e| bad(e.to_string()))?;
+            let config =
+                config.map(|path| path.parse()).transpose().map_err(|e: DocumentError| bad(e.to_string()))?;
             match argv.first() {
                 Some(program) if program.starts_with('/') => {}
                 Some(program) => {
@@ -115,7 +118,13 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
             {
                 return Err(bad(format!("{} is not an absolute path of a directory", dir.display())));
             }
-            Ok(AgentConfig { adapter: Adapter::Command { argv, health }, node_guards, bundle, env })
+            Ok(AgentConfig {
+                adapter: Adapter::Command { argv, health, config, safe_mode },
+                node_guards,
+                bundle,
+                env,
+                settle_secs: None,
+            })
         }
     }
 }
@@ -157,7 +166,7 @@ fn fill(
     if let Adapter::OpenClaw { .. } = agent.adapter {
         let home = clawkeep_store::atomic::open_dir(&dirs.home()).map_err(|e| failed("open the home", &e))?;
         let token = Token::generate().map_err(|e| failed("make a token", &e))?;
-        let model = openclaw::Route { model: route.model.clone(), base_url: MODEL_ROUTE.into() };
+        let model = model_route(route);
         let (uid, gid) = ids.host_agent();
         let config = openclaw::initial_config(&token, &model);
         openclaw::write_config(home.as_fd(), Owner { uid, gid }, &config, Overwrite::Never)

@@ -2,6 +2,7 @@
 //! forwards, and the API for the command line. Killing it stops no agent: the next one adopts them.
 #![forbid(unsafe_code)]
 
+mod agents;
 pub mod api;
 mod client;
 mod config;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use clawkeep_agents::Adapter;
 use clawkeep_agents::Owner;
-use clawkeep_agents::openclaw::{self, MODEL_ROUTE, Overwrite, Token};
+use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_inference::{RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
@@ -102,7 +102,7 @@ impl<'a> Change<'a> {
         let (_, ca_bundle) = authority(&daemon.home, &new)?;
         let plan = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?.plan;
         let same_plan =
-            daemon.running(&old.name).is_ok_and(|running| running.blueprint.plan.digest() == plan.digest());
+            daemon.running(&old.name).is_ok_and(|running| running.blueprint().plan.digest() == plan.digest());
         let old_key = daemon.secrets.get(&old.name, ROUTE_KEY).map_err(|e| failed("read the old key", &e))?;
         let config = match config.agent.adapter {
             Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?),
@@ -200,7 +200,7 @@ fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Writt
         Failure::new("config-unreadable", error.to_string(), format!("clawkeep {name} connect"))
     })?;
     let (uid, gid) = IdMap::for_current_user(record.slot).host_agent();
-    let model = openclaw::Route { model: model.to_owned(), base_url: MODEL_ROUTE.into() };
+    let model = openclaw::Route { model: model.to_owned(), base_url: openclaw::MODEL_ROUTE.into() };
     let new = match &old {
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {

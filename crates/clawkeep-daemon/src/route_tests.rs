@@ -15,8 +15,14 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
     let store = Arc::new(Store::open(&home).unwrap().store);
     let journal = Arc::new(JournalWriter::start(Arc::clone(&store), 64).unwrap());
     let daemon = Daemon::new(home, store, journal, "/nonexistent".into());
-    let adapter = Adapter::Command { argv: vec!["/bin/true".into()], health: None::<HealthUrl> };
-    let agent = AgentConfig { adapter, node_guards: true, bundle: None, env: Default::default() };
+    let adapter = Adapter::Command {
+        argv: vec!["/bin/true".into()],
+        health: None::<HealthUrl>,
+        config: None,
+        safe_mode: false,
+    };
+    let agent =
+        AgentConfig { adapter, node_guards: true, bundle: None, env: Default::default(), settle_secs: None };
     let route = Route::new(Provider::Custom, Some("http://127.0.0.1:1/v1"), "m0", true).unwrap();
     let new = NewSandbox {
         name: "box".parse().unwrap(),
@@ -121,5 +127,5 @@ async fn only_what_changes_the_plan_is_made_anew() {
     let now = daemon.running(&record.name).unwrap();
     assert!(!Arc::ptr_eq(&running, &now));
     assert_eq!(now.inference.current().route().model, "nemotron");
-    assert_eq!(now.blueprint.plan.guards.len(), running.blueprint.plan.guards.len() + 1);
+    assert_eq!(now.blueprint().plan.guards.len(), running.blueprint().plan.guards.len() + 1);
 }

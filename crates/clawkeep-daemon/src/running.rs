@@ -1,20 +1,21 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawkeep_egress::{Authority, Proxy, Verdict};
 use clawkeep_inference::LiveService;
-use clawkeep_store::{Entry, Home, JournalWriter, SandboxRecord, Store, unix_ms};
+use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::agents::Agents;
 use crate::api::Failure;
 use crate::config::{Config, PROXY_PORT, authority, blueprint};
 use crate::forward;
+use crate::server::Daemon;
 
 /// A sandbox that is supervised.
 pub struct Running {
@@ -22,8 +23,7 @@ pub struct Running {
     wishes: mpsc::UnboundedSender<Wish>,
     /// What its supervisor knows.
     pub status: watch::Receiver<Snapshot>,
-    /// What it is made of.
-    pub blueprint: Blueprint,
+    blueprint: watch::Receiver<Arc<Blueprint>>,
     /// The connection to its init while there is one.
     pub client: watch::Receiver<Option<InitClient>>,
     /// The route behind `inference.local`.
@@ -34,35 +34,39 @@ pub struct Running {
 impl Running {
     /// Begin to supervise: adopt what runs, and nothing more until it is wished.
     pub fn begin(
-        home: &Home,
-        store: &Arc<Store>,
-        journal: &Arc<JournalWriter>,
-        program: &Path,
+        daemon: &Daemon,
         record: &SandboxRecord,
         inference: LiveService,
         dashboard: Option<tokio::net::TcpListener>,
     ) -> Result<Self, Failure> {
         let config = Config::of(record)?;
-        let (authority, ca_bundle) = authority(home, record)?;
-        let blueprint = blueprint(home, program, record, &config, &ca_bundle)?;
-        let launches = last_launch(store, record);
+        let (authority, ca_bundle) = authority(&daemon.home, record)?;
+        let blueprint = blueprint(&daemon.home, &daemon.program, record, &config, &ca_bundle)?;
+        let launches = last_launch(&daemon.store, record);
+        let (tell_blueprint, told_blueprint) = watch::channel(Arc::new(blueprint.clone()));
         let (wishes, wished) = mpsc::unbounded_channel();
         let (tell, status) = watch::channel(initial_snapshot(launches));
         let (tell_client, client) = watch::channel(None);
         let hooks = Around {
             record: record.clone(),
-            journal: Arc::clone(journal),
+            journal: Arc::clone(&daemon.journal),
+            agents: Agents::of(daemon, record, ca_bundle, tell_blueprint),
             authority,
             inference: inference.clone(),
             client: tell_client,
             proxy: Mutex::new(None),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
-        let mut tasks = vec![tokio::spawn(supervise(blueprint.clone(), launches, wished, tell, hooks))];
+        let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
         if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
             tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
         }
-        Ok(Self { wishes, status, blueprint, client, inference, tasks })
+        Ok(Self { wishes, status, blueprint: told_blueprint, client, inference, tasks })
+    }
+
+    /// What it is made of.
+    pub fn blueprint(&self) -> Arc<Blueprint> {
+        Arc::clone(&self.blueprint.borrow())
     }
 
     /// Wish something of it.
@@ -93,6 +97,7 @@ fn last_launch(store: &Store, record: &SandboxRecord) -> u64 {
 struct Around {
     record: SandboxRecord,
     journal: Arc<JournalWriter>,
+    agents: Agents,
     authority: Authority,
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
@@ -183,16 +188,23 @@ impl Hooks for Around {
         }
     }
 
+    async fn restore_agent(&self) -> Result<Option<Blueprint>, String> {
+        self.agents.restore().await
+    }
+
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value) {
         // The agent can cause these as often as it likes.
         if kind == "restored" && !self.restored.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return;
         }
-        eprintln!(
-            "{} {}: {kind}: {cause}",
-            humantime::format_rfc3339_millis(std::time::SystemTime::now()),
-            self.record.name
-        );
+        // Steps are for the replay; what they are about is told by other entries.
+        if kind != "step" {
+            eprintln!(
+                "{} {}: {kind}: {cause}",
+                humantime::format_rfc3339_millis(std::time::SystemTime::now()),
+                self.record.name
+            );
+        }
         self.journal.record(Entry {
             at_ms: unix_ms(),
             sandbox: Some(self.record.name.clone()),

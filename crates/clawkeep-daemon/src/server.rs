@@ -109,7 +109,7 @@ impl Daemon {
     ) -> Result<Running, Failure> {
         let route = Config::of(record)?.route;
         let inference = LiveService::new(self.service(&record.name, route)?);
-        Running::begin(&self.home, &self.store, &self.journal, &self.program, record, inference, dashboard)
+        Running::begin(self, record, inference, dashboard)
     }
 
     fn service(&self, name: &SandboxName, route: Route) -> Result<Service, Failure> {
@@ -305,7 +305,7 @@ impl Daemon {
                 }
                 match snapshot.phase {
                     Phase::Ready { .. } => return Ok(()),
-                    Phase::Held { reason, command } => {
+                    Phase::Held { reason, command, .. } => {
                         return Err(Failure::new("held", format!("{name} is held: {reason}"), command));
                     }
                     _ => {}
@@ -327,7 +327,8 @@ impl Daemon {
 
     fn not_ready(&self, running: &Running, patience: Duration) -> Failure {
         let snapshot = running.status.borrow().clone();
-        let name = &running.blueprint.name;
+        let blueprint = running.blueprint();
+        let name = &blueprint.name;
         let incident =
             snapshot.last_incident.as_ref().map_or(String::new(), |(_, what)| format!("; last: {what}"));
         let what = format!("{name} is {} after {} s{incident}", phase_word(&snapshot), patience.as_secs());

@@ -33,7 +33,8 @@ pub async fn run(
     session: Session,
     fds: Vec<std::os::fd::OwnedFd>,
 ) -> Result<Value, Failure> {
-    let name = running.blueprint.name.as_str();
+    let blueprint = running.blueprint();
+    let name = blueprint.name.as_str();
     let client = running.client.borrow().clone().ok_or_else(|| sandbox_down(name))?;
     let id = format!("{SESSION}{}-{}", unix_ms(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let failed = |error: clawkeep_supervisor::InitError| {
@@ -43,7 +44,7 @@ pub async fn run(
         Some((rows, columns)) => Stdio::Terminal { rows, columns },
         None => Stdio::Given,
     };
-    let plan = &running.blueprint.plan;
+    let plan = &blueprint.plan;
     let mut env = plan.env.clone();
     // What only the gateway itself is told.
     for variable in
@@ -84,7 +85,8 @@ pub async fn run(
 
 /// Wait for the end of a session that was begun before.
 pub async fn attach(asker: &Asker, running: &Running, id: &str) -> Result<Value, Failure> {
-    let name = running.blueprint.name.as_str();
+    let blueprint = running.blueprint();
+    let name = blueprint.name.as_str();
     let client = running.client.borrow().clone().ok_or_else(|| sandbox_down(name))?;
     let known = match client.ask(Order::Hello, &[]).await {
         Ok((Reply::Hello { children, .. }, _)) => children.iter().any(|child| child.id == id),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use clawkeep_recovery::Phase;
+use clawkeep_recovery::{Phase, Rung};
 use clawkeep_store::{Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
@@ -22,7 +22,7 @@ pub fn rfc3339(unix_ms: u64) -> String {
 pub fn phase_word(snapshot: &Snapshot) -> &'static str {
     match &snapshot.phase {
         Phase::Stopped => "stopped",
-        Phase::Preparing => "preparing",
+        Phase::Preparing | Phase::Restoring { .. } => "preparing",
         Phase::Clearing | Phase::Starting { .. } => "starting",
         Phase::Ready { .. } => "ready",
         Phase::Backoff { .. } => "backoff",
@@ -33,11 +33,24 @@ pub fn phase_word(snapshot: &Snapshot) -> &'static str {
     }
 }
 
+/// The word for a rung of the ladder.
+fn rung_word(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Respawn => "respawn",
+        Rung::Clear => "clear",
+        Rung::Renew => "renew",
+        Rung::Config => "config",
+        Rung::Agent => "agent",
+        Rung::Safe => "safe",
+    }
+}
+
 /// The status of one sandbox. `running` is missing where it cannot even be supervised.
 pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, String>) -> SandboxStatus {
     let config = Config::of(record).ok();
     let snapshot = running.as_ref().ok().map(|running| running.status.borrow().clone());
-    let plan = running.as_ref().ok().map(|running| &running.blueprint.plan);
+    let blueprint = running.as_ref().ok().map(|running| running.blueprint());
+    let plan = blueprint.as_ref().map(|blueprint| &blueprint.plan);
     let guards = plan.map_or_else(Vec::new, |plan| {
         let receipt = snapshot.as_ref().and_then(|s| s.receipt.as_ref());
         let state = |guard: &clawkeep_plan::GuardInput| match receipt
@@ -59,7 +72,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
     });
     let route = config.as_ref().map(|config| &config.route);
     let held = match (snapshot.as_ref().map(|s| &s.phase), &running) {
-        (Some(Phase::Held { reason, command }), _) => {
+        (Some(Phase::Held { reason, command, .. }), _) => {
             Some(Held { reason: reason.clone(), command: command.clone() })
         }
         (None, Err(why)) => {
@@ -108,6 +121,8 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
             })
         }),
         level: snapshot.as_ref().map_or_else(BTreeMap::new, level),
+        safe_mode: snapshot.as_ref().is_some_and(|snapshot| snapshot.safe),
+        rung: snapshot.as_ref().map_or("respawn", |snapshot| rung_word(snapshot.rung)).to_owned(),
         route: RouteStatus {
             provider: route.map_or_else(|| "unknown".into(), |route| route.provider.name().to_owned()),
             model: route.map_or_else(String::new, |route| route.model.clone()),

@@ -17,9 +17,10 @@ const MAX_ANSWER: usize = 4 << 20;
 
 /// The agent's answer.
 pub async fn ask(home: &Home, running: &Running, message: &str) -> Result<String, Failure> {
-    let name = &running.blueprint.name;
+    let blueprint = running.blueprint();
+    let name = &blueprint.name;
     let failed = |what: String| Failure::new("turn-failed", what, format!("clawkeep {name} logs --tail 50"));
-    if running.blueprint.plan.agent.name != "openclaw" {
+    if blueprint.plan.agent.name != "openclaw" {
         return Err(Failure::new(
             "no-model",
             format!("the agent of {name} is a command: it takes no questions"),

@@ -318,15 +318,10 @@ fn kill_all_but(spared_sessions: &[i32]) -> io::Result<u32> {
             continue;
         };
         let Some(pid) = Pid::from_raw(pid).filter(|pid| !pid.is_init()) else { continue };
-        match session(pid) {
-            Some(session) if spared_sessions.contains(&session) => {}
-            Some(_) => {
-                if rustix::process::kill_process(pid, Signal::KILL).is_ok() {
-                    left += 1;
-                }
-            }
-            // Gone in between.
-            None => {}
+        // Without one it went in between.
+        let spared = session(pid).is_none_or(|session| spared_sessions.contains(&session));
+        if !spared && rustix::process::kill_process(pid, Signal::KILL).is_ok() {
+            left += 1;
         }
     }
     Ok(left)

@@ -169,14 +169,18 @@ impl Machine<'_> {
         self.state.ladder.restored.push(what);
         if !self.state.wanted {
             self.tear_down();
-        } else if changed {
-            self.bring_up();
-        } else if self.state.ladder.climb(self.settings) {
+        } else if !changed && self.state.ladder.climb(self.settings) {
             // Nothing to put back: this rung cannot help.
             self.attempt();
-        } else {
+        } else if !changed && self.tried_enough() {
             self.give_up();
+        } else {
+            self.bring_up();
         }
+    }
+
+    fn tried_enough(&self) -> bool {
+        self.state.backoff.failures() >= self.settings.hold_after
     }
 
     /// No rung has helped. What was wrong may yet go away by itself, so this ends by itself too.
@@ -221,7 +225,8 @@ impl Machine<'_> {
             return self.tear_down();
         }
         let delay = self.state.backoff.fail();
-        if !self.state.ladder.fail(blame, self.state.unproven, self.settings) {
+        let hope = self.state.ladder.fail(blame, self.state.unproven, self.settings);
+        if !hope && self.tried_enough() {
             self.give_up();
         } else if delay == 0 {
             self.attempt();

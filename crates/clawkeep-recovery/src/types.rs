@@ -18,6 +18,8 @@ pub struct Settings {
     pub tries: u32,
     /// The same where the host is to blame: no rung of the ladder cures that, so it is climbed slowly.
     pub host_tries: u32,
+    /// Failures in a row before a sandbox is held that no rung has cured; until then the last rung is tried again.
+    pub hold_after: u32,
     /// How long a sandbox stays held that no rung has cured, before the ladder is climbed again.
     pub held_retry: u64,
     /// Whether the agent has a safe mode.
@@ -35,6 +37,7 @@ impl Default for Settings {
             stop_grace: 10_000,
             tries: 2,
             host_tries: 5,
+            hold_after: 8,
             held_retry: 600_000,
             safe_mode: false,
             recover: "clawkeep recover".into(),

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clawkeep_agents::Adapter;
+use clawkeep_agents::{Adapter, openclaw};
 use clawkeep_isolation::SandboxSpec;
 use clawkeep_plan::{LaunchPlan, SandboxName};
+use clawkeep_store::Snapshots;
 
 /// Everything durable that a sandbox and its launches are made of. The daemon derives it from the registry;
 /// every start, restart, recovery and boot uses this and nothing else.
@@ -26,4 +28,19 @@ pub struct Blueprint {
     pub published: Vec<(String, Vec<u8>)>,
     /// The agent's quirks.
     pub adapter: Adapter,
+    /// Readiness that lasts this long proves a launch.
+    pub settle: Duration,
+    /// What is launched in safe mode, where the agent has one.
+    pub safe: Option<SafeMode>,
+    /// What was healthy before.
+    pub snapshots: Snapshots,
+}
+
+/// A launch without channels and plugins.
+#[derive(Debug, Clone)]
+pub struct SafeMode {
+    /// What it is made of.
+    pub plan: LaunchPlan,
+    /// The model route of its own configuration, where it gets one ([`openclaw::SAFE_CONFIG`]).
+    pub route: Option<openclaw::Route>,
 }

@@ -13,7 +13,7 @@ mod run;
 mod sandbox;
 mod snapshot;
 
-pub use blueprint::Blueprint;
+pub use blueprint::{Blueprint, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
 pub use run::{Hooks, Wish, initial_snapshot, supervise};
 pub use snapshot::{Gateway, Snapshot};

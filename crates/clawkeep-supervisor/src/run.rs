@@ -1,6 +1,7 @@
 //! The loop: real events go into the recovery core, its actions are carried out.
 
 mod acting;
+mod probation;
 mod watching;
 
 use std::collections::VecDeque;
@@ -8,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawkeep_isolation::Programs;
-use clawkeep_plan::{Digest, Receipt};
-use clawkeep_recovery::{Action, Event, Phase, Settings, State, step};
+use clawkeep_plan::{Digest, LaunchPlan, Receipt};
+use clawkeep_recovery::{Action, Event, Phase, Rung, Settings, State, step};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -30,6 +31,9 @@ pub trait Hooks: Send + Sync + 'static {
     fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16>;
     /// It is gone.
     fn down(&self);
+    /// Repair the agent's files, or put its last healthy version back. Gives the blueprint that follows when
+    /// something is different now, `None` when there was nothing to do.
+    fn restore_agent(&self) -> impl Future<Output = Result<Option<Blueprint>, String>> + Send;
     /// Write down what happened and why.
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value);
 }
@@ -83,6 +87,8 @@ pub fn initial_snapshot(launches: u64) -> Snapshot {
         looked: false,
         phase: Phase::Stopped,
         wanted: false,
+        safe: false,
+        rung: Rung::Respawn,
         launches,
         gateway: None,
         receipt: None,
@@ -106,6 +112,8 @@ struct Supervisor<H> {
     /// Its pid as the sandbox sees it.
     inside: i32,
     receipt: Option<Receipt>,
+    /// What was healthy before, and what the present launch was made with.
+    probation: probation::Probation,
     /// Critical guards that have not reported yet.
     unloaded: Option<String>,
     /// Since when it answers while guards have not reported.
@@ -121,6 +129,17 @@ struct Supervisor<H> {
     probes: mpsc::UnboundedReceiver<(u64, Found)>,
     /// Probes in a row that init did not let through.
     hung_probes: u32,
+}
+
+fn settings(blueprint: &Blueprint) -> Settings {
+    let warm_up = blueprint.adapter.health().map(|spec| spec.warm_up_secs * 1000);
+    Settings {
+        start_within: warm_up.unwrap_or(60_000),
+        settle: u64::try_from(blueprint.settle.as_millis()).unwrap_or(u64::MAX),
+        safe_mode: blueprint.safe.is_some(),
+        recover: format!("clawkeep {} recover", blueprint.name),
+        ..Settings::default()
+    }
 }
 
 pub(crate) fn unix_ms() -> u64 {
@@ -147,8 +166,8 @@ impl<H: Hooks> Supervisor<H> {
             Ok(programs) => programs.digest(),
             Err(error) => return Err((hooks, error.to_string())),
         };
-        let warm_up = blueprint.adapter.health().map(|spec| spec.warm_up_secs * 1000);
-        let settings = Settings { start_within: warm_up.unwrap_or(60_000), ..Settings::default() };
+        let settings = settings(&blueprint);
+        let probation = probation::Probation::of(&blueprint);
         let mut state = State::new(unix_ms() ^ u64::from(std::process::id()) << 32);
         state.launches = launches;
         let (tell_probe, probes) = mpsc::unbounded_channel();
@@ -165,6 +184,7 @@ impl<H: Hooks> Supervisor<H> {
             gateway: None,
             inside: 0,
             receipt: None,
+            probation,
             unloaded: None,
             serves_unguarded: None,
             exec_failure: None,
@@ -177,6 +197,14 @@ impl<H: Hooks> Supervisor<H> {
             probes,
             hung_probes: 0,
         })
+    }
+
+    /// What the last launch was made of.
+    fn plan(&self) -> &LaunchPlan {
+        match &self.blueprint.safe {
+            Some(safe) if self.state.safe => &safe.plan,
+            _ => &self.blueprint.plan,
+        }
     }
 
     fn now(&self) -> u64 {
@@ -198,18 +226,26 @@ impl<H: Hooks> Supervisor<H> {
     }
 
     fn feed(&mut self, event: Event) {
-        let before = std::mem::discriminant(&self.state.phase);
-        let (state, actions) = step(self.state.clone(), event.clone(), self.now(), &self.settings);
+        let now = self.now();
+        let (state, actions) = step(self.state.clone(), event.clone(), now, &self.settings);
+        let entered = std::mem::discriminant(&self.state.phase) != std::mem::discriminant(&state.phase);
+        if state != self.state || !actions.is_empty() {
+            // All that a replay needs to decide the same again.
+            let data = json!({
+                "before": self.state, "event": event, "now": now, "settings": self.settings,
+                "after": state, "actions": actions,
+            });
+            self.hooks.record("step", "", data);
+        }
         self.state = state;
         self.actions.extend(actions);
-        let entered = before != std::mem::discriminant(&self.state.phase);
         match (&self.state.phase, entered) {
             (Phase::Ready { launch, .. }, true) => {
                 self.hooks.record("ready", "it serves", json!({ "launch": launch }));
                 if let Some(gateway) = self.gateway.as_mut().filter(|gateway| !gateway.adopted) {
                     gateway.ready_at.get_or_insert_with(unix_ms);
                 }
-                self.next_probe = Some(Instant::now() + READY_PROBE);
+                self.next_probe = Some(Instant::now() + READY_PROBE.min(self.blueprint.settle));
             }
             (Phase::Backoff { until }, true) => {
                 self.hooks.record(
@@ -218,7 +254,7 @@ impl<H: Hooks> Supervisor<H> {
                     json!({ "in_ms": until.saturating_sub(self.now()) }),
                 );
             }
-            (Phase::Held { reason, command }, true) => {
+            (Phase::Held { reason, command, .. }, true) => {
                 self.hooks.record("held", reason, json!({ "command": command }));
             }
             (Phase::Starting { .. } | Phase::Ready { .. }, _) => {}
@@ -233,13 +269,17 @@ impl<H: Hooks> Supervisor<H> {
 
     fn publish_status(&self) {
         let wait = match self.state.phase {
-            Phase::Backoff { until } => Some(unix_ms() + until.saturating_sub(self.now())),
+            Phase::Backoff { until: at } | Phase::Held { retry_at: Some(at), .. } => {
+                Some(unix_ms() + at.saturating_sub(self.now()))
+            }
             _ => None,
         };
         self.status.send_replace(Snapshot {
             looked: true,
             phase: self.state.phase.clone(),
             wanted: self.state.wanted,
+            safe: self.state.safe,
+            rung: self.state.ladder.rung,
             launches: self.state.launches,
             gateway: self.gateway.clone(),
             receipt: self.receipt.clone(),
@@ -254,8 +294,9 @@ impl<H: Hooks> Supervisor<H> {
         while let Some(action) = self.actions.pop_front() {
             match action {
                 Action::Prepare => self.prepare().await,
-                Action::Clear => self.clear().await,
-                Action::Launch { launch } => self.launch(launch).await,
+                Action::Restore { what } => self.restore_healthy(what).await,
+                Action::Clear { thorough } => self.clear(thorough).await,
+                Action::Launch { launch, safe } => self.launch(launch, safe).await,
                 Action::Terminate => self.terminate().await,
                 Action::TearDown => self.tear_down().await,
             }

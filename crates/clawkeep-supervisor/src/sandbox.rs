@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale};
+use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
@@ -55,7 +55,7 @@ fn io(what: &'static str) -> impl Fn(std::io::Error) -> StepError {
     move |error| StepError::Io(what, error)
 }
 
-fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
+pub(crate) fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
@@ -174,8 +174,9 @@ impl Sandbox {
         Ok(Reached { client, events, watcher, listeners, publisher, dirs, children, spec })
     }
 
-    /// Nothing of an earlier launch is left: no process, no stale lock. Gives lines for the log.
-    pub async fn clear(&self) -> Result<Vec<String>, StepError> {
+    /// Nothing of an earlier launch is left: no process, no stale lock; where it is done thoroughly, no lock at
+    /// all. Gives lines for the log.
+    pub async fn clear(&self, thorough: bool) -> Result<Vec<String>, StepError> {
         match self.client.ask(Order::KillAll { spare_sessions: true }, &[]).await? {
             (Reply::Killed { left: 0 }, _) => {}
             (Reply::Killed { left }, _) => {
@@ -192,7 +193,12 @@ impl Sandbox {
             )
         });
         let refused = sweep.refused.iter().map(|what| format!("[gateway-recovery] left alone: {what}"));
-        Ok(cleared.chain(refused).collect())
+        let mut lines: Vec<_> = cleared.chain(refused).collect();
+        if thorough {
+            let displaced = displace_all(self.tmp.as_fd(), self.home.as_fd(), AGENT_ID);
+            lines.extend(displaced.iter().map(|what| format!("[gateway-recovery] {what}")));
+        }
+        Ok(lines)
     }
 
     /// Whose is a lock with this pid and start time? Asked after everything but people's sessions was killed.
@@ -274,8 +280,12 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Look at every input of the plan.
-    pub fn verify(&self, blueprint: &Blueprint) -> Result<VerifiedPlan, clawkeep_plan::Refusal> {
+    /// Look at every input of a plan.
+    pub fn verify(
+        &self,
+        blueprint: &Blueprint,
+        plan: &LaunchPlan,
+    ) -> Result<VerifiedPlan, clawkeep_plan::Refusal> {
         let ports: Vec<u16> = self.listeners.iter().map(|(port, _)| *port).collect();
         let mut inspector = Inspector {
             guards: self.guards.as_fd(),
@@ -284,7 +294,7 @@ impl Sandbox {
             owner: blueprint.spec.ids.host_root().0,
             listeners: &ports,
         };
-        blueprint.plan.clone().verify(&mut inspector)
+        plan.clone().verify(&mut inspector)
     }
 
     /// Execute. The only way to start an agent, and it takes a verified plan and uses it up.

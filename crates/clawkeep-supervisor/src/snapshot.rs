@@ -1,5 +1,5 @@
 use clawkeep_plan::Receipt;
-use clawkeep_recovery::Phase;
+use clawkeep_recovery::{Phase, Rung};
 
 /// What is known of a sandbox at a moment, for whoever looks. Times are Unix times in milliseconds.
 #[derive(Debug, Clone)]
@@ -10,6 +10,10 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Whether it should run.
     pub wanted: bool,
+    /// Whether the last launch was one in safe mode: without channels and plugins.
+    pub safe: bool,
+    /// How far the repair of the present incident has gone.
+    pub rung: Rung,
     /// Launches so far.
     pub launches: u64,
     /// The running process.

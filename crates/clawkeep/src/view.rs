@@ -129,6 +129,10 @@ pub fn sandbox(status: &SandboxStatus) -> String {
         let (pid, since, restarts) = (gateway.pid, &gateway.started_at, gateway.restarts);
         text += &line("gateway", &format!("pid {pid} since {since}, {restarts} restart{s}{warm_up}"));
     }
+    if status.safe_mode {
+        text += &line("safe mode", "without channels and plugins, because nothing else has helped");
+        text += &line("", &format!("the whole agent again: clawkeep {} gateway restart", status.name));
+    }
     text += &line("guards", &guards(status));
     for guard in status.guards.iter().filter(|guard| guard.state != "verified") {
         text += &line("", &format!("{} is {}", guard.name, guard.state));
@@ -192,6 +196,8 @@ pub mod tests {
                 caps: "0".into(),
                 namespaces: [("net".into(), 4026532000)].into(),
             }),
+            safe_mode: false,
+            rung: "respawn".into(),
             level: [("landlock".into(), "7".into()), ("users".into(), "range".into())].into(),
             route: RouteStatus { provider: "canary".into(), model: "canary-1".into(), endpoint_url: None },
             dashboard_port: Some(18789),

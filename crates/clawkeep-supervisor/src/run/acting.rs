@@ -1,11 +1,13 @@
 //! What the core wants done, done; and the look for what an earlier supervisor left.
 
 use clawkeep_isolation::proto::{Child, Kind, Order};
-use clawkeep_recovery::Event;
+use clawkeep_plan::{InputId, Mismatch};
+use clawkeep_recovery::{Blame, Event};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
+use crate::blueprint::SafeMode;
 use crate::sandbox::{self, Sandbox, adopt};
 use crate::snapshot::Gateway;
 
@@ -38,12 +40,12 @@ impl<H: Hooks> Supervisor<H> {
         self.sandbox = Some(sandbox);
     }
 
-    pub(super) async fn clear(&mut self) {
+    pub(super) async fn clear(&mut self, thorough: bool) {
         self.gateway_gone();
         let Some(sandbox) = &self.sandbox else {
             return self.feed(Event::ClearFailed { reason: "the sandbox is gone".into() });
         };
-        match sandbox.clear().await {
+        match sandbox.clear(thorough).await {
             Ok(lines) => {
                 for line in lines {
                     self.log(line).await;
@@ -65,22 +67,27 @@ impl<H: Hooks> Supervisor<H> {
         }
     }
 
-    pub(super) async fn launch(&mut self, number: u64) {
-        match self.try_launch(number).await {
-            Ok(()) => self.feed(Event::Launched { launch: number }),
-            Err(reason) => {
+    pub(super) async fn launch(&mut self, number: u64, safe: bool) {
+        let unproven = self.look_at_config();
+        match self.try_launch(number, safe).await {
+            Ok(()) => self.feed(Event::Launched { launch: number, unproven }),
+            Err((blame, reason)) => {
                 self.log(format!("[gateway-recovery] ERROR: {reason} - refusing unguarded gateway relaunch"))
                     .await;
                 self.incident("refused", reason.clone(), json!({ "launch": number }));
-                self.feed(Event::LaunchRefused { reason, command: None });
+                self.feed(Event::LaunchRefused { reason, command: None, blame });
             }
         }
     }
 
     /// The one way to a running agent: put in place, verify, execute.
-    pub(super) async fn try_launch(&mut self, number: u64) -> Result<(), String> {
-        let Some(sandbox) = &self.sandbox else { return Err("the sandbox is gone".into()) };
-        let restored = sandbox.publish(&self.blueprint)?;
+    pub(super) async fn try_launch(&mut self, number: u64, safe: bool) -> Result<(), (Blame, String)> {
+        let host = |reason: String| (Blame::Environment, reason);
+        let Some(sandbox) = &self.sandbox else { return Err(host("the sandbox is gone".into())) };
+        if let (true, Some(SafeMode { route: Some(route), .. })) = (safe, &self.blueprint.safe) {
+            self.write_safe_config(route).map_err(host)?;
+        }
+        let restored = sandbox.publish(&self.blueprint).map_err(host)?;
         for (name, found) in &restored {
             // In a new /tmp there is nothing to restore.
             if number > 1 || *found != clawkeep_guards::Published::Missing {
@@ -91,14 +98,22 @@ impl<H: Hooks> Supervisor<H> {
             }
         }
         self.unpublished = None;
-        sandbox.make_runtime_dirs(&self.blueprint).map_err(|error| error.to_string())?;
-        let verified = sandbox.verify(&self.blueprint).map_err(|refusal| refusal.to_string())?;
+        sandbox.make_runtime_dirs(&self.blueprint).map_err(|error| host(error.to_string()))?;
+        let verified = sandbox.verify(&self.blueprint, self.plan()).map_err(|refusal| {
+            let file = |mismatch: &Mismatch| matches!(mismatch.input, InputId::File(_));
+            let blame = if refusal.mismatches.iter().any(file) { Blame::Agent } else { Blame::Environment };
+            (blame, refusal.to_string())
+        })?;
         let plan = verified.digest();
-        let process = sandbox.launch(verified, launch_id(number)).await.map_err(|error| error.to_string())?;
+        let process =
+            sandbox.launch(verified, launch_id(number)).await.map_err(|error| host(error.to_string()))?;
         self.hooks.record(
             "launched",
             "every input verified",
-            json!({ "launch": number, "plan": plan, "pid": process.host, "pid_inside": process.inside }),
+            json!({
+                "launch": number, "plan": plan, "safe": safe,
+                "pid": process.host, "pid_inside": process.inside,
+            }),
         );
         self.inside = process.inside;
         self.took_gateway(number, process.host.unwrap_or(0), unix_ms());
@@ -150,7 +165,9 @@ impl<H: Hooks> Supervisor<H> {
         let last = children.iter().filter(|c| c.kind == Kind::Gateway).max_by_key(|c| launch_number(&c.id));
         let number = last.and_then(|child| launch_number(&child.id)).unwrap_or(self.state.launches);
         let plan = self.blueprint.plan.digest();
-        if last.is_some_and(|child| child.plan != plan) {
+        let safe_plan = self.blueprint.safe.as_ref().map(|safe| safe.plan.digest());
+        let safe = last.is_some_and(|child| child.plan != plan && Some(child.plan) == safe_plan);
+        if last.is_some_and(|child| child.plan != plan && !safe) {
             self.incident(
                 "replaced",
                 "a sandbox of another plan was found".into(),
@@ -172,7 +189,7 @@ impl<H: Hooks> Supervisor<H> {
             "a running sandbox of an earlier daemon",
             json!({ "launch": number, "running": running.is_some() }),
         );
-        let adopted = |running, receipt| Event::Adopted { launch: number, running, receipt };
+        let adopted = |running, receipt| Event::Adopted { launch: number, running, receipt, safe };
         match running {
             Some(child) => {
                 self.adopt_gateway(&child, number);

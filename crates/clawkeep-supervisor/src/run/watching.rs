@@ -6,7 +6,7 @@ use clawkeep_agents::ExitVerdict;
 use clawkeep_guards::Watcher;
 use clawkeep_isolation::proto::{Ended, Event as InitEvent, Order};
 use clawkeep_plan::{Receipt, ReceiptError, Shortfall};
-use clawkeep_recovery::{Event, Health, Phase, Verdict};
+use clawkeep_recovery::{Blame, Event, Health, Phase, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -206,7 +206,7 @@ impl<H: Hooks> Supervisor<H> {
             self.incident("ended", what, data);
         }
         self.gateway_gone();
-        self.feed(Event::Ended { launch, verdict });
+        self.feed(Event::Ended { launch, verdict, blame: Blame::Unknown });
     }
 
     pub(super) fn look_at_receipt(&mut self, launch: u64, text: &str) {
@@ -220,7 +220,7 @@ impl<H: Hooks> Supervisor<H> {
         };
         match Receipt::parse(text.as_bytes()) {
             Ok(receipt) => {
-                let shortfalls = receipt.check(&self.blueprint.plan, self.seccomp);
+                let shortfalls = receipt.check(self.plan(), self.seccomp);
                 if shortfalls.is_empty() {
                     // It grows: guards that are not critical may come after those that are.
                     if self.receipt.replace(receipt.clone()).is_some() {
@@ -317,6 +317,7 @@ impl<H: Hooks> Supervisor<H> {
             self.hooks.record("missed", "the gateway did not answer a probe", json!({ "launch": launch }));
         }
         self.feed(Event::Probed { launch, health });
+        self.note_health();
         if serving && !matches!(self.state.phase, Phase::Ready { .. }) {
             self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
         }

@@ -25,12 +25,14 @@ pub fn prepare(
             report.done("agent", &text);
             Ok(AgentChoice::Openclaw { version: release.version.to_owned() })
         }
-        AgentPlan::Command { argv, health_url, node_guards, bundle, env } => {
+        AgentPlan::Command { argv, health_url, config, safe_mode, node_guards, bundle, env } => {
             let guarded = if *node_guards { ", with the guards" } else { "" };
             report.done("agent", &format!("command {}{guarded}", argv[0]));
             Ok(AgentChoice::Command {
                 argv: argv.clone(),
                 health_url: health_url.clone(),
+                config: config.clone(),
+                safe_mode: *safe_mode,
                 node_guards: *node_guards,
                 bundle: bundle.clone(),
                 env: env.clone(),

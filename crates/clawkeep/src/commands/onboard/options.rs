@@ -30,6 +30,12 @@ pub struct Options {
     /// Command agents: http://127.0.0.1:PORT/PATH or tcp://127.0.0.1:PORT that answers when it is well
     #[arg(long, value_name = "URL")]
     pub(super) health_url: Option<String>,
+    /// Command agents: its configuration below /sandbox; the last healthy one is put back when it fails with it
+    #[arg(long, value_name = "PATH")]
+    pub(super) config_file: Option<String>,
+    /// Command agents: it has a safe mode, which CLAWKEEP_SAFE_MODE=1 in its environment asks for
+    #[arg(long)]
+    pub(super) safe_mode: bool,
     /// Command agents: it is a Node program, to be run with the guards or not at all
     #[arg(long)]
     pub(super) node_guards: bool,
@@ -42,6 +48,9 @@ pub struct Options {
     /// Command agents: hosts that it may reach. Not in this version yet
     #[arg(long, value_name = "HOST:PORT", hide = true)]
     pub(super) allow: Vec<String>,
+    /// Seconds of readiness that prove a start; what it was started with is then kept as healthy [default: 25]
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(super) settle: Option<u64>,
     /// Refuse netlink sockets inside as well; only guarded agents bear it
     #[arg(long)]
     pub(super) strict: bool,

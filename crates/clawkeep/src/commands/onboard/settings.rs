@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clawkeep_agents::{HealthUrl, Release};
+use clawkeep_agents::{Document, HealthUrl, Release};
 use clawkeep_daemon::api::RouteChoice;
 use clawkeep_inference::Provider;
 use clawkeep_plan::SandboxName;
@@ -24,6 +24,8 @@ pub struct Settings {
     pub agent: AgentPlan,
     /// Its model; `None` is the canary.
     pub route: Option<RouteChoice>,
+    /// The settle window, in seconds.
+    pub settle_secs: Option<u64>,
     /// The strict profile.
     pub strict: bool,
     /// The port that is wanted.
@@ -49,6 +51,10 @@ pub enum AgentPlan {
         argv: Vec<String>,
         /// Where its health is asked.
         health_url: Option<String>,
+        /// Its configuration, below `/sandbox`.
+        config: Option<String>,
+        /// It has a safe mode.
+        safe_mode: bool,
         /// Run with the guards.
         node_guards: bool,
         /// Shown read-only.
@@ -99,6 +105,7 @@ impl Settings {
             name,
             agent,
             route,
+            settle_secs: options.settle,
             strict: options.strict,
             dashboard_port,
             recreate: options.recreate_sandbox || recreate_by_variable,
@@ -115,6 +122,8 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
         let only_for_commands = [
             (!options.command.is_empty(), "a command"),
             (options.health_url.is_some(), "--health-url"),
+            (options.config_file.is_some(), "--config-file"),
+            (options.safe_mode, "--safe-mode"),
             (options.node_guards, "--node-guards"),
             (options.bundle.is_some(), "--bundle"),
             (!options.env.is_empty(), "--env"),
@@ -143,6 +152,11 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
             Problem::usage("bad-health-url", format!("--health-url {url}: {error}"), HELP)
         })?;
     }
+    if let Some(path) = &options.config_file {
+        path.parse::<Document>().map_err(|error| {
+            Problem::usage("bad-config-file", format!("--config-file {path}: it is {error}"), HELP)
+        })?;
+    }
     let mut argv = options.command.clone();
     argv[0] = program(&argv[0])?;
     let bundle = options.bundle.as_ref().map(|dir| {
@@ -164,6 +178,8 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
     Ok(AgentPlan::Command {
         argv,
         health_url: options.health_url.clone(),
+        config: options.config_file.clone(),
+        safe_mode: options.safe_mode,
         node_guards: options.node_guards,
         bundle: bundle.transpose()?,
         env,

@@ -47,6 +47,7 @@ fn create(
         route: settings.route.clone(),
         strict: settings.strict,
         dashboard_port: settings.dashboard_port,
+        settle_secs: settings.settle_secs,
     };
     // Asked for at all, it may be there, whatever becomes of the answer...
     *made = true;

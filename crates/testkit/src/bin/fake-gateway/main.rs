@@ -7,10 +7,15 @@
 //! ORDERS`, `--report FILE`, `--orders FILE`, `--twin-exit 0`, `--port-exit 0`, `--health-status 200`,
 //! `--lock reclaim|refuse|off`. Unknown words (`gateway run`) are ignored.
 //!
+//! Its configuration (`openclaw.json` in its state directory; none is fine) is JSON: an object whose `orders` are
+//! carried out at every start, but in safe mode (`CLAWKEEP_SAFE_MODE=1`), which does not read it. Anything else
+//! ends it with 78, as the real one.
+//!
 //! Orders: see [`orders::Order`]. They come from `--on-start`, from the first line of the orders file (one
 //! line a start, taken off the top; `none` for a good start), or as `POST /fake/<orders>`.
 #![deny(unsafe_code)]
 
+mod config;
 mod gateway;
 mod guards;
 mod lock;
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    let env_safe = env.get("CLAWKEEP_SAFE_MODE").is_some_and(|on| on == "1");
     let loaded = match guards::load(&env) {
         Ok(loaded) => loaded,
         Err(path) => {
@@ -65,8 +71,20 @@ fn main() -> ExitCode {
     let alive = alive(&options);
     report(&options, env, loaded, began, alive.is_some());
 
-    let orders =
-        options.on_start.clone().into_iter().chain(orders::take_from_file(&options.orders)).collect();
+    let configured = match config::read(&options.config, env_safe) {
+        Ok(orders) => orders,
+        Err(wrong) => {
+            eprintln!("Config invalid\nFile: {}\nProblem:\n  - {wrong}", options.config.display());
+            return ExitCode::from(78);
+        }
+    };
+    let orders = options
+        .on_start
+        .clone()
+        .into_iter()
+        .chain(configured)
+        .chain(orders::take_from_file(&options.orders))
+        .collect();
     let lock = match lock::take(&options) {
         Ok(lock) => lock,
         Err(refused) => {
