@@ -132,7 +132,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
         dashboard_url: record
             .dashboard_port
             .filter(|_| is_openclaw)
-            .and_then(|port| dashboard(home, record, port)),
+            .and_then(|port| dashboard(home, record, port, snapshot.as_ref().is_some_and(|s| s.safe))),
         next_attempt_at: snapshot.as_ref().and_then(|s| s.next_attempt_at).map(rfc3339),
         held,
         last_incident: snapshot.as_ref().and_then(|s| {
@@ -141,9 +141,9 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
     }
 }
 
-fn dashboard(home: &Home, record: &SandboxRecord, port: u16) -> Option<String> {
+fn dashboard(home: &Home, record: &SandboxRecord, port: u16, safe: bool) -> Option<String> {
     let dir = clawkeep_store::atomic::open_dir(&home.sandbox(&record.name).home()).ok()?;
-    let token = clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir)).ok()??;
+    let token = clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir), safe).ok()??;
     Some(token.dashboard_url(port))
 }
 

@@ -30,9 +30,10 @@ pub async fn ask(home: &Home, running: &Running, message: &str) -> Result<String
     let client = running.client.borrow().clone().ok_or_else(|| sandbox_down(name.as_str()))?;
     let dir =
         clawkeep_store::atomic::open_dir(&home.sandbox(name).home()).map_err(|e| failed(e.to_string()))?;
-    let token = clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir))
-        .map_err(|e| failed(e.to_string()))?
-        .ok_or_else(|| failed("the agent's configuration has no token".into()))?;
+    let token =
+        clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir), running.status.borrow().safe)
+            .map_err(|e| failed(e.to_string()))?
+            .ok_or_else(|| failed("the agent's configuration has no token".into()))?;
     let body =
         serde_json::json!({ "model": "openclaw", "messages": [{ "role": "user", "content": message }] });
     let exchange = async {

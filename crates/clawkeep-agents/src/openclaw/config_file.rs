@@ -8,8 +8,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{Token, config::token_of};
-use crate::Owner;
-use crate::document;
+use crate::document::{self, Document, Found, Owner};
 
 /// The largest configuration that is read, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = document::MAX_DOCUMENT_BYTES;
@@ -154,12 +153,19 @@ pub fn read_config(home: BorrowedFd<'_>) -> Result<Option<Value>, ConfigError> {
 }
 
 /// The gateway's token, for the dashboard's address; `None` when there is no configuration or no plain token
-/// in it.
+/// in it. In safe mode the gateway has a configuration of its own ([`super::SAFE_CONFIG`]).
 ///
 /// # Errors
 /// As [`read_config`].
-pub fn read_token(home: BorrowedFd<'_>) -> Result<Option<Token>, ConfigError> {
-    Ok(read_config(home)?.as_ref().and_then(token_of))
+pub fn read_token(home: BorrowedFd<'_>, safe: bool) -> Result<Option<Token>, ConfigError> {
+    if !safe {
+        return Ok(read_config(home)?.as_ref().and_then(token_of));
+    }
+    let found = super::SAFE_CONFIG.parse::<Document>().ok().map(|document| document.read(home));
+    match found.transpose().map_err(|source| ConfigError::Io { what: "read safe-mode.json", source })? {
+        Some(Found::Bytes(bytes)) => Ok(serde_json::from_slice(&bytes).ok().as_ref().and_then(token_of)),
+        _ => Ok(None),
+    }
 }
 
 fn open_dir(home: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ConfigError> {
@@ -241,14 +247,14 @@ mod tests {
         let Owner { uid, gid } = owner();
         assert_eq!(mode_and_owner(&home.at(".openclaw")), (0o700, uid, gid));
         assert_eq!(mode_and_owner(&home.at(".openclaw/openclaw.json")), (0o600, uid, gid));
-        assert_eq!(read_token(home.1.as_fd()).unwrap().unwrap().expose(), "t1");
+        assert_eq!(read_token(home.1.as_fd(), false).unwrap().unwrap().expose(), "t1");
         assert!(!home.write(&second, Overwrite::Never).unwrap());
         assert_eq!(home.read().unwrap(), Some(first));
         fs::write(home.at(".openclaw/.openclaw.json.clawkeep"), "left by a crash").unwrap();
         assert!(home.write(&second, Overwrite::Always).unwrap());
         assert_eq!(home.read().unwrap(), Some(second));
         assert_eq!(fs::read_dir(home.at(".openclaw")).unwrap().count(), 1);
-        assert_eq!(read_token(home.1.as_fd()).unwrap(), None);
+        assert_eq!(read_token(home.1.as_fd(), false).unwrap(), None);
     }
 
     #[test]
