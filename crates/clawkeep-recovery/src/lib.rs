@@ -17,6 +17,7 @@ mod backoff;
 mod fingerprint;
 mod ladder;
 mod machine;
+pub mod story;
 mod types;
 
 pub use backoff::Backoff;
