@@ -14,11 +14,14 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod fingerprint;
 mod ladder;
 mod machine;
+pub mod story;
 mod types;
 
 pub use backoff::Backoff;
+pub use fingerprint::{Cause, Confidence, Diagnosis, Evidence, ExitHow, MAX_EVIDENCE, Remedy, diagnose};
 pub use ladder::{Blame, Ladder, Restore, Rung, Unproven};
 pub use machine::step;
 pub use types::{Action, Event, Health, Phase, Settings, State, Verdict};
