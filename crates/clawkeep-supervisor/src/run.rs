@@ -1,6 +1,7 @@
 //! The loop: real events go into the recovery core, its actions are carried out.
 
 mod acting;
+mod evidence;
 mod probation;
 mod watching;
 
@@ -114,6 +115,8 @@ struct Supervisor<H> {
     receipt: Option<Receipt>,
     /// What was healthy before, and what the present launch was made with.
     probation: probation::Probation,
+    /// How long the log was when the present launch was made.
+    log_from: u64,
     /// Critical guards that have not reported yet.
     unloaded: Option<String>,
     /// Since when it answers while guards have not reported.
@@ -185,6 +188,7 @@ impl<H: Hooks> Supervisor<H> {
             inside: 0,
             receipt: None,
             probation,
+            log_from: 0,
             unloaded: None,
             serves_unguarded: None,
             exec_failure: None,

@@ -105,6 +105,7 @@ impl<H: Hooks> Supervisor<H> {
             (blame, refusal.to_string())
         })?;
         let plan = verified.digest();
+        let log_from = self.log_length();
         let process =
             sandbox.launch(verified, launch_id(number)).await.map_err(|error| host(error.to_string()))?;
         self.hooks.record(
@@ -115,6 +116,7 @@ impl<H: Hooks> Supervisor<H> {
                 "pid": process.host, "pid_inside": process.inside,
             }),
         );
+        self.log_from = log_from;
         self.inside = process.inside;
         self.took_gateway(number, process.host.unwrap_or(0), unix_ms());
         Ok(())

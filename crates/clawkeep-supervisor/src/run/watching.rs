@@ -6,7 +6,7 @@ use clawkeep_agents::ExitVerdict;
 use clawkeep_guards::Watcher;
 use clawkeep_isolation::proto::{Ended, Event as InitEvent, Order};
 use clawkeep_plan::{Receipt, ReceiptError, Shortfall};
-use clawkeep_recovery::{Blame, Event, Health, Phase, Verdict};
+use clawkeep_recovery::{Blame, Cause, Event, Health, Phase, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -199,14 +199,24 @@ impl<H: Hooks> Supervisor<H> {
             Some(failure) if how == Ended::Exited(127) => format!("the gateway did not start: {failure}"),
             _ => format!("the gateway ended with {how_text}"),
         };
-        let data = json!({ "launch": launch, "causes": format!("{:?}", reading.causes) });
+        let data = json!({ "launch": launch });
+        let (what, blame) = if verdict == Verdict::Ordered {
+            (what, Blame::Unknown)
+        } else {
+            let diagnosis = self.diagnosis(how).await;
+            self.hooks.record("diagnosis", diagnosis.cause.summary(), json!(diagnosis));
+            match diagnosis.cause {
+                Cause::Unknown | Cause::Killed => (what, diagnosis.blame),
+                cause => (format!("{what}. {}", cause.summary()), diagnosis.blame),
+            }
+        };
         if verdict == Verdict::Ordered {
             self.hooks.record("ended", &what, data);
         } else {
             self.incident("ended", what, data);
         }
         self.gateway_gone();
-        self.feed(Event::Ended { launch, verdict, blame: Blame::Unknown });
+        self.feed(Event::Ended { launch, verdict, blame });
     }
 
     pub(super) fn look_at_receipt(&mut self, launch: u64, text: &str) {
