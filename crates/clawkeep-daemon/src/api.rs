@@ -55,6 +55,14 @@ pub enum Request {
         /// Where to.
         route: RouteChoice,
     },
+    /// Make everything of it but its home anew, with another version of its agent (installed already) if one is
+    /// named. A version that does not stay up is taken back. [`Value::Sandbox`].
+    Rebuild {
+        /// Which.
+        name: SandboxName,
+        /// For example `2026.9.6`.
+        version: Option<String>,
+    },
     /// Rehearse a failure on purpose. The answer comes when the agent is ready again. [`Value::Rehearsed`].
     Rehearse {
         /// Which.

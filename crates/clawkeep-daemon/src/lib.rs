@@ -10,6 +10,7 @@ mod create;
 mod forward;
 mod launch;
 mod main_loop;
+mod rebuild;
 mod route;
 mod running;
 mod server;

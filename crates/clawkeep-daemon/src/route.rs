@@ -14,6 +14,7 @@ use clawkeep_supervisor::Wish;
 use crate::api::{Failure, RouteChoice, Value};
 use crate::config::{Config, authority, blueprint};
 use crate::create::{self, to_value};
+use crate::rebuild::anew;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 use crate::wire::Asker;
 
@@ -164,17 +165,9 @@ impl<'a> Change<'a> {
             running.inference.replace(service);
             return Ok(restarts);
         }
-        // Other guards, or nothing that runs: all of it anew. One that is stopped has nothing under way that
-        // could go on behind the back of the next.
-        if let Some(running) = running
-            && running.wish(Wish::Stop).is_ok()
-        {
-            drop(running);
-            self.daemon.wait_stopped(name).await?;
-        }
-        drop(self.daemon.slots().remove(name));
-        self.daemon.supervise(&self.new, None);
-        self.daemon.running(name)?;
+        // Other guards, or nothing that runs: all of it anew.
+        drop(running);
+        anew(self.daemon, &self.new).await?;
         Ok(should_run)
     }
 

@@ -18,7 +18,7 @@ use crate::running::Running;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::wire::Asker;
-use crate::{create, route, turn};
+use crate::{create, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -231,6 +231,7 @@ impl Daemon {
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
             Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,
             Request::Stop { name } => {

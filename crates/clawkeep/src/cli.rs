@@ -1,7 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, exec, gateway, inference, list, logs, onboard, recover, status,
+    agent, completion, connect, destroy, exec, gateway, inference, list, logs, onboard, rebuild, recover,
+    status,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -47,6 +48,8 @@ pub enum Command {
     Exec(exec::Options),
     /// Repair what needs repair; a healthy gateway is left alone
     Recover(recover::Options),
+    /// Make everything of a sandbox but its files anew, with another version of its agent if you like
+    Rebuild(rebuild::Options),
     /// The agent's main process
     Gateway(gateway::Options),
     /// The model behind a sandbox

@@ -10,6 +10,7 @@ pub mod inference;
 pub mod list;
 pub mod logs;
 pub mod onboard;
+pub mod rebuild;
 pub mod recover;
 mod route;
 pub mod start;
@@ -50,6 +51,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Connect(options) => connect::run(&host, &options),
         Command::Exec(options) => exec::run(&host, options),
         Command::Recover(options) => recover::run(&host, &options),
+        Command::Rebuild(options) => rebuild::run(&host, &options),
         Command::Gateway(options) => gateway::run(&host, &options),
         Command::Inference(options) => inference::run(&host, &options),
         Command::Logs(options) => logs::run(&host, &options),

@@ -31,6 +31,16 @@ impl Problem {
         Self::usage("bad-name", error.to_string(), "clawkeep list")
     }
 
+    /// A version of OpenClaw that this program cannot install.
+    pub fn unknown_version(version: &str, next: &str) -> Self {
+        let known: Vec<&str> =
+            clawkeep_agents::Release::all().iter().map(|release| release.version).collect();
+        let known = known.join(", ");
+        let message =
+            format!("openclaw {version:?} is not a version that this clawkeep can install ({known})");
+        Self::usage("unknown-version", message, next)
+    }
+
     /// What the parser says of this command, in our form.
     pub fn of_clap(error: &clap::Error, command: Option<&str>) -> Self {
         let text = error.to_string();

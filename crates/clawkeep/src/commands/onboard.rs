@@ -1,6 +1,6 @@
 //! From nothing to a guarded, healthy sandbox, told step by step.
 
-mod agent;
+pub mod agent;
 pub mod ask;
 mod host;
 mod lock;

@@ -41,7 +41,11 @@ pub fn prepare(
     }
 }
 
-fn openclaw(
+/// Bring OpenClaw here, where it is not yet. Gives what is to be said of it.
+///
+/// # Errors
+/// Why it could not be installed.
+pub fn openclaw(
     home: &Home,
     release: &'static Release,
     cancel: &Cancel,
@@ -87,6 +91,7 @@ fn title(bundle: &Bundle) -> String {
     format!("openclaw {} on node {}", bundle.version(), bundle.node_version())
 }
 
-fn problem(error: InstallError) -> Problem {
+/// The same, for a person.
+pub fn problem(error: InstallError) -> Problem {
     Problem::new(error.code(), error.to_string(), &error.next_step())
 }

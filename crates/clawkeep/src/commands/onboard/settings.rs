@@ -132,14 +132,9 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
             return usage(&format!("{what} needs --agent command"));
         }
         let Some(version) = &options.agent_version else { return Ok(AgentPlan::OpenClaw(Release::pinned())) };
-        return Release::find(version).map(AgentPlan::OpenClaw).ok_or_else(|| {
-            let known: Vec<&str> = Release::all().iter().map(|release| release.version).collect();
-            let message = format!(
-                "openclaw {version:?} is not a version that this clawkeep can install ({})",
-                known.join(", ")
-            );
-            Problem::usage("unknown-version", message, "clawkeep onboard")
-        });
+        return Release::find(version)
+            .map(AgentPlan::OpenClaw)
+            .ok_or_else(|| Problem::unknown_version(version, "clawkeep onboard"));
     }
     if options.agent_version.is_some() {
         return usage("--agent-version is for openclaw");
