@@ -372,7 +372,12 @@ impl Machine<'_> {
             Phase::Starting { launch: Some(_), since, .. }
                 if self.now >= since + self.settings.start_within =>
             {
-                self.fail_and_clear(Blame::Unknown);
+                // The whole warm-up was granted: that is no chance, and what is new is suspected at once.
+                self.fail_and_clear(match self.state.unproven {
+                    Unproven { config: true, .. } => Blame::Config,
+                    Unproven { agent: true, .. } => Blame::Agent,
+                    Unproven { .. } => Blame::Unknown,
+                });
             }
             Phase::Held { retry_at: Some(at), .. } if self.now >= at => {
                 // The delay between starts stays; only the ladder begins at its foot.

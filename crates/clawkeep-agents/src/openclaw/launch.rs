@@ -75,6 +75,11 @@ pub fn launch(bundle: &Bundle, generation: Generation, context: &LaunchContext) 
             inside("app/node_modules/openclaw/openclaw.mjs"),
             "gateway".to_owned(),
             "run".to_owned(),
+            // What the probes and the dashboard's forward rely on, whatever the configuration says.
+            "--port".to_owned(),
+            GATEWAY_PORT.to_string(),
+            "--bind".to_owned(),
+            "loopback".to_owned(),
         ],
         cwd: "/sandbox".to_owned(),
         env,
