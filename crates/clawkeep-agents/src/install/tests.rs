@@ -191,7 +191,7 @@ fn a_bundle_is_launched_by_its_own_runtime_with_nothing_that_could_disarm_a_guar
             let below = inside.strip_prefix(crate::AGENT_MOUNT).unwrap();
             assert_eq!(pinned.path, format!("{}{below}", bundle.dir().display()));
         }
-        assert_eq!(launch.argv[2..], ["gateway", "run"]);
+        assert_eq!(launch.argv[2..], ["gateway", "run", "--port", "18789", "--bind", "loopback"]);
         assert_eq!(launch.agent.runtime, "node 24.0.1");
         assert_eq!(launch.env["OPENCLAW_NO_RESPAWN"], "1");
         assert_eq!(launch.env.contains_key("OPENCLAW_PROXY_URL"), generation == Generation::New);
