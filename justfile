@@ -21,3 +21,7 @@ bench:
 # Five minutes of the real OpenClaw without a restart.
 soak:
     cargo nextest run --release -p clawkeep --test openclaw --run-ignored only -- soak
+
+# Faults at random on the fake gateway (a thousand rounds) and on the real one (fifty, then 200 mutated configurations).
+chaos:
+    cargo nextest run -p clawkeep --test campaign --test chaos --run-ignored all --no-capture
