@@ -1,11 +1,13 @@
 //! The founding report's case and its neighbours, on the real OpenClaw from npm.
 
+#[path = "support/load.rs"]
+mod load;
 mod support;
 
-use std::path::Path;
 use std::process::Command;
 
 use clawkeep_daemon::api::{Request, SandboxStatus, Value};
+use load::{Load, soak_time};
 use support::{Installation, LONG, kill9, name};
 use testkit::{pause, wait_until};
 
@@ -203,19 +205,29 @@ fn the_reports_own_version_crashes_without_guards_where_netlink_is_refused_and_r
     child.wait().unwrap();
 }
 
-/// Five minutes without a restart. Not in the fast path: `just soak`.
+/// At full load without a restart. Not in the fast path: `just soak`.
 #[test]
-#[ignore = "five minutes"]
-fn soak_without_a_restart() {
+#[ignore = "an hour"]
+fn soak_at_full_load_without_a_restart() {
     let installation = Installation::new();
     onboard(&installation, &[]);
     let before = installation.ready("my-assistant");
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(300);
+    serves(&installation);
+    let load = Load::full();
+    let until = std::time::Instant::now() + soak_time();
     while std::time::Instant::now() < until {
-        serves(&installation);
         pause(std::time::Duration::from_secs(20));
+        let after = installation.status("my-assistant");
+        let pid = |status: &SandboxStatus| status.gateway.as_ref().map(|gateway| gateway.pid);
+        assert_eq!(pid(&after), pid(&before), "{:?}", after.last_incident);
+        assert_eq!(after.phase, "ready");
     }
+    drop(load);
+    let log = std::fs::read_to_string(installation.home.run().join("daemon.log")).unwrap();
+    for kind in ["starved", "missed", "deaf", "canary-failed"] {
+        eprintln!("{kind}: {}", log.matches(&format!(": {kind}: ")).count());
+    }
+    serves(&installation);
     let after = installation.ready("my-assistant");
     assert_eq!(after.gateway.unwrap().pid, before.gateway.unwrap().pid);
-    assert!(Path::new(support::PROGRAM).exists());
 }

@@ -127,6 +127,7 @@ impl<H: Hooks> Supervisor<H> {
         self.unloaded = None;
         self.serves_unguarded = None;
         self.exec_failure = None;
+        self.canary_at = None;
         self.next_probe = Some(Instant::now());
     }
 

@@ -10,8 +10,8 @@ use clawkeep_recovery::{Blame, Event, Health, Phase, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Hooks, READY_PROBE, Supervisor, launch_id, launch_number, unix_ms};
-use crate::probe::{self, Found};
+use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
+use crate::probe::{self, Asking, Evidence, Found};
 use crate::sandbox::{adopt, ending};
 
 /// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
@@ -28,6 +28,10 @@ fn starting_probe(since_start_ms: u64) -> Duration {
 
 /// Between two looks at `/tmp` where there is no watch on it.
 const UNWATCHED: Duration = Duration::from_secs(1);
+
+/// A timer that fires this much too late shows that we were stopped; what starts gets as much time to show that
+/// it is well.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// After a failed attempt to put published files back.
 const REPUBLISH_AGAIN: Duration = Duration::from_millis(500);
@@ -57,6 +61,7 @@ async fn watched(watcher: &mut Option<Watcher>) -> std::io::Result<Vec<String>> 
 impl<H: Hooks> Supervisor<H> {
     pub(super) async fn next(&mut self) -> Happened {
         let timer = self.state.timer(&self.settings).map(|at| self.started + Duration::from_millis(at));
+        let timer = timer.map(|at| self.grace.map_or(at, |grace| at.max(grace)));
         let until = |at: Option<Instant>| async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -93,14 +98,7 @@ impl<H: Hooks> Supervisor<H> {
                 }
             }
             Happened::SandboxGone => self.lost_connection().await,
-            Happened::Probed(launch, Found::Health(health)) => {
-                self.hung_probes = 0;
-                if health == Health::Ready && self.port_is_taken().await {
-                    return;
-                }
-                self.probed(launch, health);
-            }
-            Happened::Probed(launch, Found::InitHung) => self.init_hung(launch).await,
+            Happened::Probed(launch, found) => self.found(launch, found).await,
             Happened::Tampered(names) => self.restore(&names).await,
             Happened::WatchEnded(why) => {
                 self.hooks.record(
@@ -112,7 +110,9 @@ impl<H: Hooks> Supervisor<H> {
                     sandbox.watcher = None;
                 }
             }
+            Happened::Timer if self.looked_away() => {}
             Happened::Timer => {
+                self.grace = None;
                 if matches!(self.state.phase, Phase::Starting { .. }) {
                     let what = format!("not ready in {} s", self.settings.start_within / 1000);
                     self.incident("start-timeout", what, json!({}));
@@ -127,16 +127,69 @@ impl<H: Hooks> Supervisor<H> {
         }
     }
 
-    /// Init does not answer. Once may be our own fault (a stopped daemon that goes on); twice is a sandbox in
-    /// which nothing can be done any more.
-    pub(super) async fn init_hung(&mut self, launch: u64) {
-        self.hung_probes += 1;
-        if self.hung_probes < 2 {
-            self.next_probe = self.gateway.as_ref().filter(|g| g.launch == launch).map(|_| Instant::now());
+    /// Whether a start seems to have taken too long only because we did not run: it is looked at first.
+    fn looked_away(&mut self) -> bool {
+        let Some(at) = self.state.timer(&self.settings).filter(|_| self.grace.is_none()) else {
+            return false;
+        };
+        let late = self.started.elapsed().saturating_sub(Duration::from_millis(at)) > GRACE;
+        if late && matches!(self.state.phase, Phase::Starting { .. }) {
+            self.grace = Some(Instant::now() + GRACE);
+            return true;
+        }
+        false
+    }
+
+    /// A probe's word.
+    async fn found(&mut self, launch: u64, found: Found) {
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
             return;
         }
-        self.hung_probes = 0;
-        self.incident("init-hung", "the sandbox's first process does not answer".into(), json!({}));
+        let data = |evidence: &Evidence| {
+            let ms = |time: Duration| time.as_millis() as u64;
+            json!({
+                "launch": launch,
+                "state": evidence.state.to_string(),
+                "silent_ms": ms(evidence.silent),
+                "ran_ms": ms(evidence.ran),
+                "starved_ms": ms(evidence.starved),
+            })
+        };
+        let health = match found {
+            Found::Health(health) => health,
+            Found::Proved => {
+                let every = self.blueprint.adapter.health().and_then(|spec| spec.canary);
+                let every = Duration::from_millis(every.map_or(0, |canary| canary.every_ms));
+                self.canary_at = Some(Instant::now() + every);
+                Health::Ready
+            }
+            Found::NotProved(why) => {
+                self.hooks.record("canary-failed", &why, json!({ "launch": launch }));
+                return self.probed(launch, Health::Deaf);
+            }
+            Found::Hung(evidence) => {
+                let what = format!("the gateway runs and does not answer: {evidence}");
+                self.incident("deaf", what, data(&evidence));
+                Health::Hung
+            }
+            Found::Starved(evidence) => {
+                let what = format!("no answer, and no proof of a hang: {evidence}");
+                return self.hooks.record("starved", &what, data(&evidence));
+            }
+            Found::InitHung(evidence) => {
+                let what = format!("the sandbox's first process does not answer: {evidence}");
+                self.incident("init-hung", what, data(&evidence));
+                return self.init_hung().await;
+            }
+        };
+        if health == Health::Ready && self.port_is_taken().await {
+            return;
+        }
+        self.probed(launch, health);
+    }
+
+    /// In a sandbox whose init hangs nothing can be done any more.
+    async fn init_hung(&mut self) {
         self.gateway_gone();
         if let Some(sandbox) = self.sandbox.take() {
             self.hooks.down();
@@ -256,17 +309,38 @@ impl<H: Hooks> Supervisor<H> {
         self.next_probe = None;
         let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
         let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
+        let age = unix_ms().saturating_sub(gateway.started_at);
         match self.blueprint.adapter.health() {
-            Some(spec) => drop(tokio::spawn(async move {
-                // Nobody there to hear it: the supervisor has ended.
-                let _ = tell.send((launch, probe::health(&client, &spec).await));
-            })),
+            Some(spec) => {
+                let Ok(proc) = sandbox.proc() else {
+                    // Ours to blame: nothing was asked. Nobody there to hear it: see below.
+                    let _ = tell.send((launch, Found::Health(Health::Unknown)));
+                    return;
+                };
+                let settled = |since| self.now().saturating_sub(since) >= self.settings.settle;
+                let (ready, canary) = match self.state.phase {
+                    Phase::Ready { since, .. } => {
+                        let due = self.canary_at.map_or(settled(since), |at| at <= Instant::now());
+                        (true, due)
+                    }
+                    _ => (false, false),
+                };
+                // One that was found running has had its time to warm up.
+                let judge = ready || gateway.adopted && age >= spec.warm_up_secs * 1000;
+                let asking = Asking { spec, gateway: self.inside, judge, canary };
+                drop(tokio::spawn(async move {
+                    // Nobody there to hear it: the supervisor has ended.
+                    let tell = |found| drop(tell.send((launch, found)));
+                    probe::probe(&client, proc, &asking, tell).await;
+                }));
+            }
             // No way to ask: it is ready when it has run for a moment.
             None => {
-                let age = unix_ms().saturating_sub(gateway.started_at);
                 if age >= RUNS_FOR {
+                    let stopped = sandbox.is_stopped(self.inside);
+                    let health = if stopped { Health::Deaf } else { Health::Ready };
                     // As above.
-                    let _ = tell.send((launch, Found::Health(Health::Ready)));
+                    let _ = tell.send((launch, Found::Health(health)));
                 } else {
                     self.next_probe = Some(Instant::now() + Duration::from_millis(RUNS_FOR - age));
                 }
@@ -314,17 +388,21 @@ impl<H: Hooks> Supervisor<H> {
             return self.feed(Event::ReceiptRejected { launch, reason, command });
         }
         if serving && health == Health::Deaf {
-            self.hooks.record("missed", "the gateway did not answer a probe", json!({ "launch": launch }));
+            self.hooks.record(
+                "missed",
+                "a probe was not answered as it should be",
+                json!({ "launch": launch }),
+            );
         }
         self.feed(Event::Probed { launch, health });
         self.note_health();
-        if serving && !matches!(self.state.phase, Phase::Ready { .. }) {
+        if serving && health == Health::Deaf && !matches!(self.state.phase, Phase::Ready { .. }) {
             self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
         }
         if let Some(gateway) = &self.gateway {
             let age = unix_ms().saturating_sub(gateway.started_at);
             let ready = matches!(self.state.phase, Phase::Ready { .. });
-            self.next_probe = Some(Instant::now() + if ready { READY_PROBE } else { starting_probe(age) });
+            self.next_probe = Some(Instant::now() + if ready { self.period() } else { starting_probe(age) });
         }
     }
 
