@@ -17,12 +17,21 @@ fn create(installation: &Installation, sandbox: &str, health: &str) -> SandboxSt
     let agent = AgentChoice::Command {
         argv: vec!["/opt/clawkeep/agent/fake-gateway".into()],
         health_url: Some(health.into()),
+        config: None,
+        safe_mode: false,
         node_guards: true,
         bundle: Some(installation.fake_bundle()),
         env: Default::default(),
     };
     let dashboard_port = Some(testkit::free_port());
-    let create = Create { name: name(sandbox), agent, route: None, strict: false, dashboard_port };
+    let create = Create {
+        name: name(sandbox),
+        agent,
+        route: None,
+        strict: false,
+        dashboard_port,
+        settle_secs: Some(1),
+    };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
     installation.ready(sandbox)
@@ -52,6 +61,9 @@ fn every_hang_is_found_within_two_periods() {
     let mut status = create(&installation, "box", "http://127.0.0.1:18789/readyz#every=2s");
     let hangs = ["SIGSTOP", "hang", "spin", "mute", "deaf", "slow:600000"];
     for (found_before, hang) in hangs.into_iter().enumerate() {
+        wait_until(LONG, "it to have settled", || {
+            (records(&installation, "settled").len() > found_before).then_some(())
+        });
         let starved_before = records(&installation, "starved").len();
         let began = Instant::now();
         match hang {

@@ -2,6 +2,7 @@
 
 mod acting;
 mod probation;
+mod probing;
 mod watching;
 
 use std::collections::VecDeque;
@@ -214,9 +215,14 @@ impl<H: Hooks> Supervisor<H> {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// From one probe of a ready gateway to the next.
-    fn period(&self) -> Duration {
-        self.blueprint.adapter.health().map_or(UNASKED, |spec| spec.period())
+    /// Until the next probe of a ready gateway: a period, or less where it settles before.
+    fn pause(&self) -> Duration {
+        let period = self.blueprint.adapter.health().map_or(UNASKED, |spec| spec.period());
+        let Phase::Ready { since, .. } = self.state.phase else { return period };
+        match since.saturating_add(self.settings.settle).saturating_sub(self.now()) {
+            0 => period,
+            left => period.min(Duration::from_millis(left)),
+        }
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -253,7 +259,7 @@ impl<H: Hooks> Supervisor<H> {
                 if let Some(gateway) = self.gateway.as_mut().filter(|gateway| !gateway.adopted) {
                     gateway.ready_at.get_or_insert_with(unix_ms);
                 }
-                self.next_probe = Some(Instant::now() + self.period().min(self.blueprint.settle));
+                self.next_probe = Some(Instant::now() + self.pause());
             }
             (Phase::Backoff { until }, true) => {
                 self.hooks.record(

@@ -128,6 +128,7 @@ impl<H: Hooks> Supervisor<H> {
         self.serves_unguarded = None;
         self.exec_failure = None;
         self.canary_at = None;
+        self.grace = None;
         self.next_probe = Some(Instant::now());
     }
 

@@ -11,15 +11,12 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
-use crate::probe::{self, Asking, Evidence, Found};
+use crate::probe::Found;
 use crate::sandbox::{adopt, ending};
 
 /// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
 /// another way than the answer.
 const RECEIPT_GRACE: Duration = Duration::from_secs(2);
-
-/// How long a program that cannot be asked must have run to count as ready, in milliseconds.
-const RUNS_FOR: u64 = 1_000;
 
 /// Between two probes of something that starts: often for what is quick, seldom for what takes long.
 fn starting_probe(since_start_ms: u64) -> Duration {
@@ -28,10 +25,6 @@ fn starting_probe(since_start_ms: u64) -> Duration {
 
 /// Between two looks at `/tmp` where there is no watch on it.
 const UNWATCHED: Duration = Duration::from_secs(1);
-
-/// A timer that fires this much too late shows that we were stopped; what starts gets as much time to show that
-/// it is well.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// After a failed attempt to put published files back.
 const REPUBLISH_AGAIN: Duration = Duration::from_millis(500);
@@ -125,77 +118,6 @@ impl<H: Hooks> Supervisor<H> {
                 self.restore(&[]).await;
             }
         }
-    }
-
-    /// Whether a start seems to have taken too long only because we did not run: it is looked at first.
-    fn looked_away(&mut self) -> bool {
-        let Some(at) = self.state.timer(&self.settings).filter(|_| self.grace.is_none()) else {
-            return false;
-        };
-        let late = self.started.elapsed().saturating_sub(Duration::from_millis(at)) > GRACE;
-        if late && matches!(self.state.phase, Phase::Starting { .. }) {
-            self.grace = Some(Instant::now() + GRACE);
-            return true;
-        }
-        false
-    }
-
-    /// A probe's word.
-    async fn found(&mut self, launch: u64, found: Found) {
-        if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
-            return;
-        }
-        let data = |evidence: &Evidence| {
-            let ms = |time: Duration| time.as_millis() as u64;
-            json!({
-                "launch": launch,
-                "state": evidence.state.to_string(),
-                "silent_ms": ms(evidence.silent),
-                "ran_ms": ms(evidence.ran),
-                "starved_ms": ms(evidence.starved),
-            })
-        };
-        let health = match found {
-            Found::Health(health) => health,
-            Found::Proved => {
-                let every = self.blueprint.adapter.health().and_then(|spec| spec.canary);
-                let every = Duration::from_millis(every.map_or(0, |canary| canary.every_ms));
-                self.canary_at = Some(Instant::now() + every);
-                Health::Ready
-            }
-            Found::NotProved(why) => {
-                self.hooks.record("canary-failed", &why, json!({ "launch": launch }));
-                return self.probed(launch, Health::Deaf);
-            }
-            Found::Hung(evidence) => {
-                let what = format!("the gateway runs and does not answer: {evidence}");
-                self.incident("deaf", what, data(&evidence));
-                Health::Hung
-            }
-            Found::Starved(evidence) => {
-                let what = format!("no answer, and no proof of a hang: {evidence}");
-                return self.hooks.record("starved", &what, data(&evidence));
-            }
-            Found::InitHung(evidence) => {
-                let what = format!("the sandbox's first process does not answer: {evidence}");
-                self.incident("init-hung", what, data(&evidence));
-                return self.init_hung().await;
-            }
-        };
-        if health == Health::Ready && self.port_is_taken().await {
-            return;
-        }
-        self.probed(launch, health);
-    }
-
-    /// In a sandbox whose init hangs nothing can be done any more.
-    async fn init_hung(&mut self) {
-        self.gateway_gone();
-        if let Some(sandbox) = self.sandbox.take() {
-            self.hooks.down();
-            let _ = sandbox.tear_down().await;
-        }
-        self.feed(Event::SandboxLost);
     }
 
     /// The connection to init ended: as a rule because init did. If it lives, it cut us off because we did not
@@ -305,51 +227,8 @@ impl<H: Hooks> Supervisor<H> {
         }
     }
 
-    pub(super) fn probe(&mut self) {
-        self.next_probe = None;
-        let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
-        let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
-        let age = unix_ms().saturating_sub(gateway.started_at);
-        match self.blueprint.adapter.health() {
-            Some(spec) => {
-                let Ok(proc) = sandbox.proc() else {
-                    // Ours to blame: nothing was asked. Nobody there to hear it: see below.
-                    let _ = tell.send((launch, Found::Health(Health::Unknown)));
-                    return;
-                };
-                let settled = |since| self.now().saturating_sub(since) >= self.settings.settle;
-                let (ready, canary) = match self.state.phase {
-                    Phase::Ready { since, .. } => {
-                        let due = self.canary_at.map_or(settled(since), |at| at <= Instant::now());
-                        (true, due)
-                    }
-                    _ => (false, false),
-                };
-                // One that was found running has had its time to warm up.
-                let judge = ready || gateway.adopted && age >= spec.warm_up_secs * 1000;
-                let asking = Asking { spec, gateway: self.inside, judge, canary };
-                drop(tokio::spawn(async move {
-                    // Nobody there to hear it: the supervisor has ended.
-                    let tell = |found| drop(tell.send((launch, found)));
-                    probe::probe(&client, proc, &asking, tell).await;
-                }));
-            }
-            // No way to ask: it is ready when it has run for a moment.
-            None => {
-                if age >= RUNS_FOR {
-                    let stopped = sandbox.is_stopped(self.inside);
-                    let health = if stopped { Health::Deaf } else { Health::Ready };
-                    // As above.
-                    let _ = tell.send((launch, Found::Health(health)));
-                } else {
-                    self.next_probe = Some(Instant::now() + Duration::from_millis(RUNS_FOR - age));
-                }
-            }
-        }
-    }
-
     /// Somebody else answers in the gateway's place: all in the sandbox is ended, and the gateway starts again.
-    async fn port_is_taken(&mut self) -> bool {
+    pub(super) async fn port_is_taken(&mut self) -> bool {
         let (Some(sandbox), Some(spec)) = (&self.sandbox, self.blueprint.adapter.health()) else {
             return false;
         };
@@ -395,14 +274,16 @@ impl<H: Hooks> Supervisor<H> {
             );
         }
         self.feed(Event::Probed { launch, health });
-        self.note_health();
+        if matches!(health, Health::Ready | Health::Alive) {
+            self.note_health();
+        }
         if serving && health == Health::Deaf && !matches!(self.state.phase, Phase::Ready { .. }) {
             self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
         }
         if let Some(gateway) = &self.gateway {
             let age = unix_ms().saturating_sub(gateway.started_at);
             let ready = matches!(self.state.phase, Phase::Ready { .. });
-            self.next_probe = Some(Instant::now() + if ready { self.period() } else { starting_probe(age) });
+            self.next_probe = Some(Instant::now() + if ready { self.pause() } else { starting_probe(age) });
         }
     }
 
