@@ -79,7 +79,7 @@ fn every_hang_is_found_within_two_periods() {
         let periods = 2 + u32::try_from(starved.len()).unwrap();
         eprintln!("{hang}: found in {took:.1?}, {} excuses", starved.len());
         assert!(periods <= 5, "{hang}: {starved:?}");
-        assert!(took <= PERIOD * periods + Duration::from_secs(1), "{hang}: {took:?} {starved:?}");
+        assert!(took <= PERIOD * periods + PERIOD / 2, "{hang}: {took:?} {starved:?}");
         status = installation.ready_after("box", found_before as u64 + 1);
     }
     let found = records(&installation, "deaf");
@@ -117,6 +117,26 @@ fn what_is_no_hang_kills_nothing() {
     installation.ready_after("box", 1);
     drop(load);
     assert_eq!(records(&installation, "deaf").len(), 1);
+}
+
+/// A start may take a minute. If the daemon was stopped until that was over, it looks before it concludes.
+/// Not in the fast path: `just soak`.
+#[test]
+#[ignore = "more than a minute"]
+fn soak_a_daemon_that_was_stopped_during_a_start_kills_nothing() {
+    let installation = Installation::new();
+    installation.make_fake("box", &["--warmup-ms", "20000"], false);
+    let pid = wait_until(LONG, "the gateway to be there", || {
+        let status = installation.status("box");
+        assert_ne!(status.phase, "ready");
+        status.gateway.map(|gateway| gateway.pid)
+    });
+    let daemon = installation.daemon().daemon.pid as i32;
+    signal(daemon, Signal::STOP);
+    pause(Duration::from_secs(75));
+    signal(daemon, Signal::CONT);
+    assert_eq!(installation.ready("box").gateway.unwrap().pid, pid);
+    assert_eq!(records(&installation, "start-timeout"), Vec::<String>::new());
 }
 
 /// Not in the fast path: `just soak`.

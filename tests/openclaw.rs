@@ -54,6 +54,15 @@ fn serves(installation: &Installation) {
     }
 }
 
+/// It has served for the settle window, and then its WebSocket has said the hello.
+fn sings(installation: &Installation) {
+    wait_until(LONG, "the canary to sing", || {
+        let log = std::fs::read_to_string(installation.home.run().join("daemon.log")).unwrap();
+        assert!(!log.contains(": canary-failed: "), "{log}");
+        log.contains(": proven: ").then_some(())
+    });
+}
+
 /// Everything in the sandbox dies at once, after this was done to its `/tmp` by the host's root (or, rootless,
 /// by the agent itself).
 fn kill_everything_after(installation: &Installation, status: &SandboxStatus, script: &str) {
@@ -102,6 +111,12 @@ fn the_founding_report_ends_here() {
     let after = installation.ready("my-assistant");
     assert_eq!(after.gateway.as_ref().unwrap().pid, status.gateway.as_ref().unwrap().pid);
     assert_guarded(&after);
+
+    // Stopped: found and replaced.
+    let pid = rustix::process::Pid::from_raw(status.gateway.as_ref().unwrap().pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    status = back(&installation, &status);
+    sings(&installation);
 
     // The env file removed and everything killed: restored before the launch, and said so in the log.
     let warning = "[gateway-recovery] WARNING: /tmp/nemoclaw-proxy-env.sh missing or unsafe - restoring library guards from packaged preloads";
@@ -171,6 +186,8 @@ fn the_reports_own_version_crashes_without_guards_where_netlink_is_refused_and_r
     assert!(output.contains("uv_interface_addresses returned Unknown system error 1"), "{output}");
     let (output, code) = installation.exec("my-assistant", probe);
     assert!(code == 0 && output.contains("127.0.0.1"), "{output}");
+
+    sings(&installation);
 
     // A second gateway, by hand, with mDNS on, on another port, in the same strict sandbox: first as the report
     // had it, then with the guards.

@@ -22,12 +22,14 @@ const MAX_FILE: usize = 4096;
 /// States of a process that is stopped: by a signal, by a debugger (proc_pid_stat(5)).
 const STOPPED: [u8; 2] = [b'T', b't'];
 
-/// What a thread has had of the processor since it began, in nanoseconds (`schedstat` of proc_pid_schedstat: time
-/// on a processor, time of waiting for one).
+/// What a thread has had of the processor since it began, in nanoseconds (`schedstat`: time on a processor, time of
+/// waiting for one, the wait that it is in not counted).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Spent {
     ran: u64,
     waited: u64,
+    /// Whether it runs, or waits for its turn.
+    runnable: bool,
 }
 
 /// One look at a process and all that came from it.
@@ -145,15 +147,18 @@ pub(crate) fn stopped(proc: BorrowedFd<'_>, pid: i32) -> bool {
 /// What lies between two looks.
 fn between(before: &Look, now: &Look) -> Evidence {
     let silent = now.at.saturating_duration_since(before.at);
-    let gained = |key: &(i32, i32), spent: &Spent| {
-        let had = before.threads.get(key).copied().unwrap_or_default();
-        (spent.ran.saturating_sub(had.ran), spent.waited.saturating_sub(had.waited))
+    let had = |key: &(i32, i32)| before.threads.get(key).copied().unwrap_or_default();
+    let ran = |key: &(i32, i32), spent: &Spent| Duration::from_nanos(spent.ran.saturating_sub(had(key).ran));
+    let waited = |key: &(i32, i32), spent: &Spent| match spent.runnable && had(key).runnable {
+        // It may have been in this wait for long.
+        true => silent.saturating_sub(ran(key, spent)),
+        false => Duration::from_nanos(spent.waited.saturating_sub(had(key).waited)),
     };
-    let gains: Vec<_> = now.threads.iter().map(|(key, spent)| gained(key, spent)).collect();
-    let ran = Duration::from_nanos(gains.iter().map(|(ran, _)| ran).fold(0, |a, b| a.saturating_add(*b)));
-    let longest = Duration::from_nanos(gains.iter().map(|(_, waited)| *waited).max().unwrap_or(0));
+    let longest = now.threads.iter().map(|(key, spent)| waited(key, spent)).max().unwrap_or_default();
+    let all_ran = now.threads.iter().map(|(key, spent)| ran(key, spent));
+    let all_ran = all_ran.fold(Duration::ZERO, |a, b| a.saturating_add(b));
     let main = (now.pid, now.pid);
-    let main_ran = now.threads.get(&main).map(|spent| Duration::from_nanos(gained(&main, spent).0));
+    let main_ran = now.threads.get(&main).map(|spent| ran(&main, spent));
     let starved = match (main_ran, now.state) {
         // In the kernel, for a disk as a rule: it cannot answer, and could not be killed either.
         (_, b'D') => silent,
@@ -167,7 +172,7 @@ fn between(before: &Look, now: &Look) -> Evidence {
             _ => silent * 3 / 4,
         },
     };
-    Evidence { state: now.state.into(), silent, ran, starved: starved.min(silent) }
+    Evidence { state: now.state.into(), silent, ran: all_ran, starved: starved.min(silent) }
 }
 
 /// What every thread of a process has had.
@@ -181,8 +186,10 @@ fn spent(proc: BorrowedFd<'_>, pid: i32, into: &mut HashMap<(i32, i32), Spent>) 
         let Some(text) = read(tasks.as_fd(), &format!("{tid}/schedstat")) else { continue };
         let mut numbers = std::str::from_utf8(&text).unwrap_or_default().split_ascii_whitespace();
         let mut number = || numbers.next().and_then(|number| number.parse::<u64>().ok());
+        let stat = read(tasks.as_fd(), &format!("{tid}/stat"));
+        let runnable = stat.and_then(|stat| state_and_parent(&stat)).is_some_and(|(state, _)| state == b'R');
         if let (Some(ran), Some(waited)) = (number(), number()) {
-            into.insert((pid, tid), Spent { ran, waited });
+            into.insert((pid, tid), Spent { ran, waited, runnable });
         }
     }
 }
@@ -257,7 +264,7 @@ mod tests {
         });
         // It may have begun late, and had to wait for that.
         assert!(slept.ran < Duration::from_millis(100), "{slept}");
-        assert!(ran.able() >= Duration::from_millis(250), "what it ran it was not starved: {ran}");
+        assert!(ran.starved <= ran.silent, "{ran}");
         assert!(!slept.stopped() && !ran.stopped());
         kill_process(Pid::from_raw(sleeper.pid()).unwrap(), Signal::STOP).unwrap();
         wait_until(LONG, "it to be stopped", || eyes.since(&asleep).unwrap().stopped().then_some(()));
@@ -300,7 +307,8 @@ mod tests {
     }
 
     fn look(state: u8, after: u64, ran_ms: u64, waited_ms: u64, pressure: Option<u64>) -> Look {
-        let spent = Spent { ran: ran_ms * 1_000_000, waited: waited_ms * 1_000_000 };
+        let runnable = state == b'R';
+        let spent = Spent { ran: ran_ms * 1_000_000, waited: waited_ms * 1_000_000, runnable };
         Look {
             at: Instant::now() + Duration::from_secs(after),
             pid: 7,
@@ -319,6 +327,12 @@ mod tests {
         assert_eq!(starved(&look(b'R', 10, 2_100, 8_100, Some(0))), 8_000);
         assert!(starved(&look(b'R', 10, 100, 100, Some(0))) >= 10_000, "it never had a turn");
         assert!(starved(&look(b'D', 10, 100, 100, Some(0))) >= 10_000, "it waits for a disk");
+        // Runnable from beginning to end: what it did not run it waited, counted yet or not.
+        let wanting = look(b'R', 0, 100, 100, None);
+        let waits = between(&wanting, &look(b'R', 10, 2_100, 600, None)).starved.as_millis();
+        assert!((7_900..=8_100).contains(&waits), "{waits}");
+        let spins = between(&wanting, &look(b'R', 10, 10_050, 110, None)).starved.as_millis();
+        assert!(spins <= 200, "{spins}");
         // A kernel that does not count.
         let uncounted = |state, pressure| {
             let now = look(state, 10, 0, 0, pressure);

@@ -116,7 +116,8 @@ async fn every_hang_is_found_in_one_period_of_silence() {
             // On a machine that is busy with other tests more than one silence may be needed, and is excused.
             let silences = u32::try_from(told.len()).unwrap();
             assert!(silences <= MAX_SILENCES, "{what}: {told:?}");
-            assert!(took <= PERIOD * (silences + 1), "{what}: {took:?} {told:?}");
+            // And there this process is late as well, which prolongs each of them.
+            assert!(took <= PERIOD * (2 * silences + 1), "{what}: {took:?} {told:?}");
         });
     }
     hangs.join_all().await;

@@ -94,6 +94,9 @@ impl<H: Hooks> Supervisor<H> {
             Found::Proved => {
                 let every = self.blueprint.adapter.health().and_then(|spec| spec.canary);
                 let every = Duration::from_millis(every.map_or(0, |canary| canary.every_ms));
+                if self.canary_at.is_none() {
+                    self.hooks.record("proven", "the canary sings", json!({ "launch": launch }));
+                }
                 self.canary_at = Some(Instant::now() + every);
                 Health::Ready
             }
