@@ -18,9 +18,9 @@ deny:
 bench:
     cargo bench -p clawkeep --bench recovery
 
-# Five minutes of the real OpenClaw without a restart.
-soak:
-    cargo nextest run --release -p clawkeep --test openclaw --run-ignored only -- soak
+# So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
+soak minutes="60":
+    CLAWKEEP_SOAK_MINUTES={{minutes}} cargo nextest run --release -p clawkeep --test hangs --test openclaw --run-ignored only -- soak_
 
 # Faults at random on the fake gateway (a thousand rounds) and on the real one (fifty, then 200 mutated configurations).
 chaos:

@@ -4,9 +4,7 @@ use clawkeep_plan::Agent;
 use serde::{Deserialize, Serialize};
 
 use crate::openclaw::{self, AgentLaunch, LaunchContext, RuntimeDir};
-use crate::{
-    Bundle, Document, Ending, ExitReading, Expect, Generation, HealthSpec, HealthUrl, Probe, Release, command,
-};
+use crate::{Bundle, Document, Ending, ExitReading, Generation, HealthSpec, HealthUrl, Release, command};
 
 /// The agent of a sandbox, as the registry stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,13 +110,7 @@ impl Adapter {
     /// How its health is seen; `None`: it is ready when it runs.
     pub fn health(&self) -> Option<HealthSpec> {
         match self {
-            Self::OpenClaw { .. } => Some(HealthSpec {
-                port: openclaw::GATEWAY_PORT,
-                live: Probe::Http { path: "/healthz".into(), expect: Expect::OpenClawLive },
-                ready: Probe::Http { path: "/readyz".into(), expect: Expect::OpenClawReady },
-                // Five to eleven seconds on two idle cores, and it shares them with every other sandbox.
-                warm_up_secs: 120,
-            }),
+            Self::OpenClaw { .. } => Some(openclaw::health()),
             Self::Command { health, .. } => health.as_ref().map(HealthUrl::spec),
         }
     }

@@ -1,18 +1,24 @@
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Ending, ExitCause, ExitReading, ExitVerdict, Expect, HealthSpec, Probe};
 
 /// Where a command's health is asked: `http://127.0.0.1:PORT/path` or `tcp://127.0.0.1:PORT`, on the sandbox's
-/// loopback and nowhere else.
+/// loopback and nowhere else. How often is said behind a `#`, which no server is sent: `#every=30s`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HealthUrl {
     port: u16,
     /// `None`: a connection is enough.
     path: Option<String>,
+    /// The period in seconds; `None`: the usual one.
+    every: Option<u16>,
 }
+
+/// Between two probes at most, in seconds.
+const MAX_PERIOD: u16 = 600;
 
 /// Why a text is no [`HealthUrl`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +32,9 @@ pub enum HealthUrlError {
     /// No port, or none that can be asked.
     #[error("a health address needs a port from 1 to 65535: http://127.0.0.1:8080/health")]
     Port,
+    /// A period that is none.
+    #[error("how often a health address is asked is said as #every=30s, with 1 to {MAX_PERIOD} seconds")]
+    Every,
     /// A path that could not be sent as it is.
     #[error(
         "the path of a health address is plain text without white space and '#', at most 1024 characters"
@@ -45,7 +54,11 @@ impl HealthUrl {
             Some(path) => Probe::Http { path: path.clone(), expect: Expect::AnyAnswer },
             None => Probe::Tcp,
         };
-        HealthSpec { port: self.port, live: probe.clone(), ready: probe, warm_up_secs: 60 }
+        let spec = HealthSpec::new(self.port, probe.clone(), probe, 60);
+        match self.every {
+            Some(seconds) => spec.every(Duration::from_secs(seconds.into())),
+            None => spec,
+        }
     }
 }
 
@@ -53,6 +66,10 @@ impl FromStr for HealthUrl {
     type Err = HealthUrlError;
 
     fn from_str(text: &str) -> Result<Self, HealthUrlError> {
+        let (text, every) = match text.split_once("#every=") {
+            Some((text, every)) => (text, Some(period(every).ok_or(HealthUrlError::Every)?)),
+            None => (text, None),
+        };
         let (http, rest) = match (text.strip_prefix("http://"), text.strip_prefix("tcp://")) {
             (Some(rest), _) => (true, rest),
             (_, Some(rest)) => (false, rest),
@@ -74,16 +91,23 @@ impl FromStr for HealthUrl {
             return Err(HealthUrlError::Path);
         }
         let path = http.then(|| if path.is_empty() { "/".to_owned() } else { path.to_owned() });
-        Ok(Self { port, path })
+        Ok(Self { port, path, every })
     }
+}
+
+/// `30s`: whole seconds, and no sign.
+fn period(text: &str) -> Option<u16> {
+    let digits = text.strip_suffix('s').filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok().filter(|seconds| (1..=MAX_PERIOD).contains(seconds))
 }
 
 impl fmt::Display for HealthUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
-            Some(path) => write!(f, "http://127.0.0.1:{}{path}", self.port),
-            None => write!(f, "tcp://127.0.0.1:{}", self.port),
+            Some(path) => write!(f, "http://127.0.0.1:{}{path}", self.port)?,
+            None => write!(f, "tcp://127.0.0.1:{}", self.port)?,
         }
+        self.every.map_or(Ok(()), |seconds| write!(f, "#every={seconds}s"))
     }
 }
 
@@ -123,6 +147,8 @@ mod tests {
             ("http://127.0.0.1:8080/health?x=1", 8080, "http://127.0.0.1:8080/health?x=1"),
             ("http://localhost:1", 1, "http://127.0.0.1:1/"),
             ("tcp://127.0.0.1:65535", 65535, "tcp://127.0.0.1:65535"),
+            ("tcp://127.0.0.1:9#every=1s", 9, "tcp://127.0.0.1:9#every=1s"),
+            ("http://127.0.0.1:9#every=600s", 9, "http://127.0.0.1:9/#every=600s"),
         ] {
             let url: HealthUrl = text.parse().unwrap();
             assert_eq!((url.port(), url.to_string().as_str()), (port, shown));
@@ -142,12 +168,20 @@ mod tests {
             ("http://127.0.0.1:80/\r\nHost: x", HealthUrlError::Path),
             ("http://127.0.0.1:80?x", HealthUrlError::Path),
             ("http://127.0.0.1:80/#x", HealthUrlError::Path),
+            ("http://127.0.0.1:80/#x#every=1s", HealthUrlError::Path),
             ("tcp://127.0.0.1:80/x", HealthUrlError::Path),
+            ("tcp://127.0.0.1:80#every=0s", HealthUrlError::Every),
+            ("tcp://127.0.0.1:80#every=601s", HealthUrlError::Every),
+            ("tcp://127.0.0.1:80#every=+1s", HealthUrlError::Every),
+            ("tcp://127.0.0.1:80#every=1", HealthUrlError::Every),
+            ("tcp://127.0.0.1:80#every=s", HealthUrlError::Every),
         ] {
             assert_eq!(text.parse::<HealthUrl>(), Err(error), "{text}");
         }
         let tcp: HealthUrl = "tcp://127.0.0.1:9".parse().unwrap();
         assert_eq!(tcp.spec().ready, Probe::Tcp);
+        let slow: HealthUrl = "http://127.0.0.1:9/x#every=30s".parse().unwrap();
+        assert_eq!((slow.spec().period_ms, slow.spec().patience_ms), (30_000, 28_500));
     }
 
     #[test]
@@ -160,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_reads_the_same_again(text in "(http|tcp)://(127.0.0.1|localhost):[0-9]{1,5}\\PC{0,20}") {
+        fn what_is_accepted_reads_the_same_again(text in "(http|tcp)://(127.0.0.1|localhost):[0-9]{1,5}(|/\\PC{0,20})(|#every=[0-9]{1,3}s)") {
             if let Ok(url) = text.parse::<HealthUrl>() {
                 prop_assert_eq!(url.to_string().parse::<HealthUrl>(), Ok(url.clone()));
                 prop_assert!(!url.to_string().contains(char::is_whitespace));

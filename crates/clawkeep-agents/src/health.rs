@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,6 +56,72 @@ pub struct HealthSpec {
     /// How long it may take from its start to its first readiness, in seconds; before that, deafness is no
     /// hang.
     pub warm_up_secs: u64,
+    /// From one probe of a ready agent to the next, in milliseconds. A hang is found within two of these.
+    #[serde(default = "period_ms")]
+    pub period_ms: u64,
+    /// How long an answer may take, in milliseconds; less than the period.
+    #[serde(default = "patience_ms")]
+    pub patience_ms: u64,
+    /// What shows, beyond an answer over HTTP, that it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// The hello of a WebSocket (RFC 6455): a connection is upgraded, and its first message is a JSON object whose
+/// `event` has this name. It says nothing about what lies behind the agent, as its model's provider.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Canary {
+    /// With its leading slash.
+    pub path: String,
+    /// The event's name.
+    pub event: String,
+    /// From one to the next, in milliseconds.
+    pub every_ms: u64,
+}
+
+/// The period where none is said, in milliseconds.
+fn period_ms() -> u64 {
+    10_000
+}
+
+fn patience_ms() -> u64 {
+    patience_in(period_ms())
+}
+
+/// The patience that goes with a period: what is left is for the look at the one that did not answer.
+fn patience_in(period_ms: u64) -> u64 {
+    period_ms * 95 / 100
+}
+
+impl HealthSpec {
+    /// These questions, at the usual pace and without a canary.
+    pub fn new(port: u16, live: Probe, ready: Probe, warm_up_secs: u64) -> Self {
+        Self {
+            port,
+            live,
+            ready,
+            warm_up_secs,
+            period_ms: period_ms(),
+            patience_ms: patience_ms(),
+            canary: None,
+        }
+    }
+
+    /// The same at another pace: a probe each period, with the patience that goes with it.
+    pub fn every(self, period: Duration) -> Self {
+        let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX / 100);
+        Self { period_ms, patience_ms: patience_in(period_ms), ..self }
+    }
+
+    /// From one probe to the next.
+    pub fn period(&self) -> Duration {
+        Duration::from_millis(self.period_ms)
+    }
+
+    /// How long an answer may take.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
+    }
 }
 
 impl Expect {
@@ -136,6 +204,16 @@ mod tests {
         assert_eq!(Expect::AnyAnswer.classify(204, b""), Live);
         assert_eq!(Expect::AnyAnswer.classify(401, html), Live);
         assert_eq!(Expect::AnyAnswer.classify(503, html), NotYet);
+    }
+
+    #[test]
+    fn the_pace_is_the_usual_one_unless_it_is_said() {
+        let spec = HealthSpec::new(1, Probe::Tcp, Probe::Tcp, 60);
+        assert_eq!((spec.period(), spec.patience()), (Duration::from_secs(10), Duration::from_millis(9_500)));
+        let stored = serde_json::json!({"port": 1, "live": "tcp", "ready": "tcp", "warm_up_secs": 60});
+        assert_eq!(serde_json::from_value::<HealthSpec>(stored).unwrap(), spec);
+        let quick = spec.every(Duration::from_secs(2));
+        assert_eq!((quick.period_ms, quick.patience_ms), (2_000, 1_900));
     }
 
     proptest! {

@@ -23,7 +23,7 @@ pub use command::{HealthUrl, HealthUrlError};
 pub use document::{Document, DocumentError, Found, MAX_DOCUMENT_BYTES, Owner};
 pub use exit::{Ending, ExitCause, ExitReading, ExitVerdict};
 pub use health::{
-    Expect, HealthSpec, MAX_PROBE_BODY, Probe, ProbeVerdict, classify_health, classify_healthz,
+    Canary, Expect, HealthSpec, MAX_PROBE_BODY, Probe, ProbeVerdict, classify_health, classify_healthz,
     classify_readyz,
 };
 pub use install::{Bundle, BundleError, Generation, InstallError, NodePin, Npm, Progress, Release, install};

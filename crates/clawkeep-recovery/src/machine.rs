@@ -311,6 +311,9 @@ impl Machine<'_> {
                     self.forget_failures();
                 }
             }
+            (Phase::Starting { .. } | Phase::Ready { .. }, Health::Hung) => {
+                self.fail_and_clear(Blame::Unknown);
+            }
             (Phase::Ready { missed, .. }, Health::Deaf) => {
                 *missed += 1;
                 if *missed > self.settings.misses {

@@ -275,8 +275,10 @@ pub enum Health {
     Ready,
     /// It lives and is not ready.
     Alive,
-    /// It does not answer.
+    /// It does not answer as it should: counted.
     Deaf,
+    /// It does not answer, and nobody else is to blame for that: one is enough.
+    Hung,
     /// The probe itself could not run: proves nothing.
     Unknown,
 }

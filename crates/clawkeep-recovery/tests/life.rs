@@ -295,6 +295,23 @@ fn a_deaf_gateway_is_replaced_and_a_probe_that_could_not_run_kills_nothing() {
 }
 
 #[test]
+fn a_hang_that_is_sure_is_not_forgiven_once() {
+    for ready in [true, false] {
+        let mut world = World::new(3);
+        world.feed(Event::OrderStart);
+        while !matches!(world.state.phase, Phase::Ready { .. } | Phase::Starting { launch: Some(_), .. })
+            || ready && !matches!(world.state.phase, Phase::Ready { .. })
+        {
+            world.answer(None);
+        }
+        world.feed(Event::Probed { launch: 0, health: Health::Hung });
+        assert_ne!(world.state.phase, Phase::Clearing, "another launch's");
+        world.feed(Event::Probed { launch: 1, health: Health::Hung });
+        assert_eq!(world.state.phase, Phase::Clearing);
+    }
+}
+
+#[test]
 fn a_rejected_receipt_is_never_ready_and_names_the_command() {
     let mut world = World::new(3);
     world.feed(Event::OrderStart);

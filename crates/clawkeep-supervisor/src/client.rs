@@ -10,7 +10,7 @@ use std::time::Duration;
 use clawkeep_isolation::proto::{Ended, Event, Message, Order, Reply, Request};
 use clawkeep_isolation::{InitHandle, wire};
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 type Answer = (Reply, Vec<OwnedFd>);
@@ -181,15 +181,23 @@ impl InitClient {
     /// # Errors
     /// That of connect(2), or that the sandbox is gone.
     pub async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let socket = self.socket().await?;
+        let stream = socket.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// A TCP socket of the sandbox's network, not connected yet. `TimedOut` when init does not answer.
+    ///
+    /// # Errors
+    /// As said, or that the sandbox is gone.
+    pub(crate) async fn socket(&self) -> io::Result<TcpSocket> {
         let (_, mut fds) = self.ask(Order::Socket, &[]).await.map_err(|error| match error {
             InitError::Hung => io::Error::new(io::ErrorKind::TimedOut, error),
             other => io::Error::other(other),
         })?;
         let socket = fds.pop().ok_or_else(|| io::Error::other(InitError::Confused))?;
-        let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
-        let stream = socket.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(TcpSocket::from_std_stream(socket.into()))
     }
 
     /// Wait until this session ends; `None` when the sandbox goes away first.

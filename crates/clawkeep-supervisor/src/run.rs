@@ -3,6 +3,7 @@
 mod acting;
 mod evidence;
 mod probation;
+mod probing;
 mod watching;
 
 use std::collections::VecDeque;
@@ -22,8 +23,8 @@ use crate::probe::Found;
 use crate::sandbox::Sandbox;
 use crate::snapshot::{Gateway, Snapshot};
 
-/// Between two probes of something that runs.
-const READY_PROBE: Duration = Duration::from_secs(5);
+/// Between two looks at something that runs and cannot be asked.
+const UNASKED: Duration = Duration::from_secs(10);
 
 /// What the host side does around a sandbox: serve its listeners, keep its journal.
 pub trait Hooks: Send + Sync + 'static {
@@ -130,8 +131,10 @@ struct Supervisor<H> {
     republish_at: Option<Instant>,
     tell_probe: mpsc::UnboundedSender<(u64, Found)>,
     probes: mpsc::UnboundedReceiver<(u64, Found)>,
-    /// Probes in a row that init did not let through.
-    hung_probes: u32,
+    /// When the canary is to be asked next; `None`: at the first probe after it has settled.
+    canary_at: Option<Instant>,
+    /// The timer of a start does not count before: we could not look at it ourselves until now.
+    grace: Option<Instant>,
 }
 
 fn settings(blueprint: &Blueprint) -> Settings {
@@ -199,7 +202,8 @@ impl<H: Hooks> Supervisor<H> {
             republish_at: None,
             tell_probe,
             probes,
-            hung_probes: 0,
+            canary_at: None,
+            grace: None,
         })
     }
 
@@ -213,6 +217,16 @@ impl<H: Hooks> Supervisor<H> {
 
     fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Until the next probe of a ready gateway: a period, or less where it settles before.
+    fn pause(&self) -> Duration {
+        let period = self.blueprint.adapter.health().map_or(UNASKED, |spec| spec.period());
+        let Phase::Ready { since, .. } = self.state.phase else { return period };
+        match since.saturating_add(self.settings.settle).saturating_sub(self.now()) {
+            0 => period,
+            left => period.min(Duration::from_millis(left)),
+        }
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -249,7 +263,7 @@ impl<H: Hooks> Supervisor<H> {
                 if let Some(gateway) = self.gateway.as_mut().filter(|gateway| !gateway.adopted) {
                     gateway.ready_at.get_or_insert_with(unix_ms);
                 }
-                self.next_probe = Some(Instant::now() + READY_PROBE.min(self.blueprint.settle));
+                self.next_probe = Some(Instant::now() + self.pause());
             }
             (Phase::Backoff { until }, true) => {
                 self.hooks.record(

@@ -19,6 +19,7 @@ use crate::blueprint::Blueprint;
 use crate::client::{InitClient, InitError, SESSION};
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
+use crate::probe;
 
 /// A sandbox with its init, reached.
 pub(crate) struct Sandbox {
@@ -221,6 +222,16 @@ impl Sandbox {
             }
             _ => LockHolder::Unrelated,
         }
+    }
+
+    /// Its /proc, for whoever looks at its processes.
+    pub fn proc(&self) -> std::io::Result<OwnedFd> {
+        self.proc.try_clone()
+    }
+
+    /// Whether one of its processes is there, and stopped.
+    pub fn is_stopped(&self, inside: i32) -> bool {
+        probe::stopped(self.proc.as_fd(), inside)
     }
 
     /// Put every published file in place. Gives the names of those that had to be restored, with what stood

@@ -3,6 +3,7 @@
 mod config;
 mod config_file;
 mod exit;
+mod health;
 mod launch;
 mod token;
 
@@ -13,6 +14,7 @@ pub use config::{
 };
 pub use config_file::{ConfigError, MAX_CONFIG_BYTES, Overwrite, read_config, read_token, write_config};
 pub use exit::exit_reading;
+pub use health::health;
 pub use launch::{
     AgentLaunch, GATEWAY_PORT, LaunchContext, RuntimeDir, SAFE_CONFIG, launch, runtime_dirs, safe_env,
 };

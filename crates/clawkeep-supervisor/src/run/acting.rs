@@ -129,6 +129,8 @@ impl<H: Hooks> Supervisor<H> {
         self.unloaded = None;
         self.serves_unguarded = None;
         self.exec_failure = None;
+        self.canary_at = None;
+        self.grace = None;
         self.next_probe = Some(Instant::now());
     }
 

@@ -10,16 +10,13 @@ use clawkeep_recovery::{Blame, Cause, Event, Health, Phase, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Hooks, READY_PROBE, Supervisor, launch_id, launch_number, unix_ms};
-use crate::probe::{self, Found};
+use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
+use crate::probe::Found;
 use crate::sandbox::{adopt, ending};
 
 /// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
 /// another way than the answer.
 const RECEIPT_GRACE: Duration = Duration::from_secs(2);
-
-/// How long a program that cannot be asked must have run to count as ready, in milliseconds.
-const RUNS_FOR: u64 = 1_000;
 
 /// Between two probes of something that starts: often for what is quick, seldom for what takes long.
 fn starting_probe(since_start_ms: u64) -> Duration {
@@ -57,6 +54,7 @@ async fn watched(watcher: &mut Option<Watcher>) -> std::io::Result<Vec<String>> 
 impl<H: Hooks> Supervisor<H> {
     pub(super) async fn next(&mut self) -> Happened {
         let timer = self.state.timer(&self.settings).map(|at| self.started + Duration::from_millis(at));
+        let timer = timer.map(|at| self.grace.map_or(at, |grace| at.max(grace)));
         let until = |at: Option<Instant>| async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -93,14 +91,7 @@ impl<H: Hooks> Supervisor<H> {
                 }
             }
             Happened::SandboxGone => self.lost_connection().await,
-            Happened::Probed(launch, Found::Health(health)) => {
-                self.hung_probes = 0;
-                if health == Health::Ready && self.port_is_taken().await {
-                    return;
-                }
-                self.probed(launch, health);
-            }
-            Happened::Probed(launch, Found::InitHung) => self.init_hung(launch).await,
+            Happened::Probed(launch, found) => self.found(launch, found).await,
             Happened::Tampered(names) => self.restore(&names).await,
             Happened::WatchEnded(why) => {
                 self.hooks.record(
@@ -112,7 +103,9 @@ impl<H: Hooks> Supervisor<H> {
                     sandbox.watcher = None;
                 }
             }
+            Happened::Timer if self.looked_away() => {}
             Happened::Timer => {
+                self.grace = None;
                 if matches!(self.state.phase, Phase::Starting { .. }) {
                     let what = format!("not ready in {} s", self.settings.start_within / 1000);
                     self.incident("start-timeout", what, json!({}));
@@ -125,24 +118,6 @@ impl<H: Hooks> Supervisor<H> {
                 self.restore(&[]).await;
             }
         }
-    }
-
-    /// Init does not answer. Once may be our own fault (a stopped daemon that goes on); twice is a sandbox in
-    /// which nothing can be done any more.
-    pub(super) async fn init_hung(&mut self, launch: u64) {
-        self.hung_probes += 1;
-        if self.hung_probes < 2 {
-            self.next_probe = self.gateway.as_ref().filter(|g| g.launch == launch).map(|_| Instant::now());
-            return;
-        }
-        self.hung_probes = 0;
-        self.incident("init-hung", "the sandbox's first process does not answer".into(), json!({}));
-        self.gateway_gone();
-        if let Some(sandbox) = self.sandbox.take() {
-            self.hooks.down();
-            let _ = sandbox.tear_down().await;
-        }
-        self.feed(Event::SandboxLost);
     }
 
     /// The connection to init ended: as a rule because init did. If it lives, it cut us off because we did not
@@ -262,30 +237,8 @@ impl<H: Hooks> Supervisor<H> {
         }
     }
 
-    pub(super) fn probe(&mut self) {
-        self.next_probe = None;
-        let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
-        let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
-        match self.blueprint.adapter.health() {
-            Some(spec) => drop(tokio::spawn(async move {
-                // Nobody there to hear it: the supervisor has ended.
-                let _ = tell.send((launch, probe::health(&client, &spec).await));
-            })),
-            // No way to ask: it is ready when it has run for a moment.
-            None => {
-                let age = unix_ms().saturating_sub(gateway.started_at);
-                if age >= RUNS_FOR {
-                    // As above.
-                    let _ = tell.send((launch, Found::Health(Health::Ready)));
-                } else {
-                    self.next_probe = Some(Instant::now() + Duration::from_millis(RUNS_FOR - age));
-                }
-            }
-        }
-    }
-
     /// Somebody else answers in the gateway's place: all in the sandbox is ended, and the gateway starts again.
-    async fn port_is_taken(&mut self) -> bool {
+    pub(super) async fn port_is_taken(&mut self) -> bool {
         let (Some(sandbox), Some(spec)) = (&self.sandbox, self.blueprint.adapter.health()) else {
             return false;
         };
@@ -324,17 +277,23 @@ impl<H: Hooks> Supervisor<H> {
             return self.feed(Event::ReceiptRejected { launch, reason, command });
         }
         if serving && health == Health::Deaf {
-            self.hooks.record("missed", "the gateway did not answer a probe", json!({ "launch": launch }));
+            self.hooks.record(
+                "missed",
+                "a probe was not answered as it should be",
+                json!({ "launch": launch }),
+            );
         }
         self.feed(Event::Probed { launch, health });
-        self.note_health();
-        if serving && !matches!(self.state.phase, Phase::Ready { .. }) {
+        if matches!(health, Health::Ready | Health::Alive) {
+            self.note_health();
+        }
+        if serving && health == Health::Deaf && !matches!(self.state.phase, Phase::Ready { .. }) {
             self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
         }
         if let Some(gateway) = &self.gateway {
             let age = unix_ms().saturating_sub(gateway.started_at);
             let ready = matches!(self.state.phase, Phase::Ready { .. });
-            self.next_probe = Some(Instant::now() + if ready { READY_PROBE } else { starting_probe(age) });
+            self.next_probe = Some(Instant::now() + if ready { self.pause() } else { starting_probe(age) });
         }
     }
 

@@ -1,7 +1,7 @@
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,15 @@ pub enum Mode {
     Hung,
 }
 
+/// What becomes of WebSockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hello {
+    Said,
+    Unsaid,
+    Refused,
+}
+
 /// The running fake.
 pub struct Gateway {
     pub options: Options,
@@ -30,6 +39,8 @@ pub struct Gateway {
     wake: OwnedFd,
     mode: AtomicU8,
     ready: AtomicBool,
+    slow_ms: AtomicU32,
+    hello: AtomicU8,
     ignore_sigterm: AtomicBool,
     leave_lock: AtomicBool,
     eaten: Mutex<Vec<Vec<u8>>>,
@@ -48,6 +59,8 @@ impl Gateway {
             wake,
             mode: AtomicU8::new(Mode::Serving as u8),
             ready: AtomicBool::new(false),
+            slow_ms: AtomicU32::new(0),
+            hello: AtomicU8::new(Hello::Said as u8),
             ignore_sigterm: AtomicBool::new(false),
             leave_lock: AtomicBool::new(false),
             eaten: Mutex::new(Vec::new()),
@@ -105,6 +118,19 @@ impl Gateway {
         self.ready.load(SeqCst)
     }
 
+    pub fn hello(&self) -> Hello {
+        match self.hello.load(SeqCst) {
+            0 => Hello::Said,
+            1 => Hello::Unsaid,
+            _ => Hello::Refused,
+        }
+    }
+
+    /// How long an answer is kept back.
+    pub fn slowness(&self) -> Duration {
+        Duration::from_millis(self.slow_ms.load(SeqCst).into())
+    }
+
     /// Do it; the pid of the process that was left behind, if the order was that.
     pub fn perform(&self, what: &What) -> Option<u32> {
         match what {
@@ -130,6 +156,9 @@ impl Gateway {
                     }
                 });
             }
+            What::Slow(ms) => self.slow_ms.store(*ms, SeqCst),
+            What::WsMute => self.hello.store(Hello::Unsaid as u8, SeqCst),
+            What::WsRefuse => self.hello.store(Hello::Refused as u8, SeqCst),
             What::Fork => return self.leave_orphan(),
             What::IgnoreSigterm => self.ignore_sigterm.store(true, SeqCst),
             What::LeaveLock => self.leave_lock.store(true, SeqCst),

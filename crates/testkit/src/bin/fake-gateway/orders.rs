@@ -23,6 +23,12 @@ pub enum What {
     Deaf,
     /// `spin`: hang, and burn one core.
     Spin,
+    /// `slow:MS`: answer this much later.
+    Slow(u32),
+    /// `ws-mute`: take WebSockets, and say no hello.
+    WsMute,
+    /// `ws-refuse`: take none.
+    WsRefuse,
     /// `fork`: leave a process of its own session behind that holds the port; live on.
     Fork,
     /// `ignore-sigterm`.
@@ -51,6 +57,9 @@ fn parse_one(text: &str) -> Result<Order, String> {
         ("mute", None) => What::Mute,
         ("deaf", None) => What::Deaf,
         ("spin", None) => What::Spin,
+        ("slow", Some(ms)) => What::Slow(ms),
+        ("ws-mute", None) => What::WsMute,
+        ("ws-refuse", None) => What::WsRefuse,
         ("fork", None) => What::Fork,
         ("ignore-sigterm", None) => What::IgnoreSigterm,
         ("leave-lock", None) => What::LeaveLock,
@@ -100,7 +109,7 @@ mod tests {
             ]
         );
         assert_eq!(parse("none").unwrap(), []);
-        for wrong in ["dance", "hang:3", "flood", "crash:999", "crash:x", "exit-", "exit-999"] {
+        for wrong in ["dance", "hang:3", "flood", "slow", "crash:999", "crash:x", "exit-", "exit-999"] {
             assert!(parse(wrong).unwrap_err().contains(wrong), "{wrong}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
 
-use crate::gateway::{Gateway, Mode};
+use crate::gateway::{Gateway, Hello, Mode};
 use crate::orders::{self, What};
 
 /// The most that a request's head may be, in bytes.
@@ -44,9 +44,11 @@ fn answer(gateway: &Gateway, mut stream: TcpStream) {
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let Some(head) = read_head(&mut stream) else { return };
+    testkit::pause(gateway.slowness());
     let mut words = head.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     match (method, target) {
+        ("GET", "/") if wants_websocket(&head) => say_hello(gateway, &mut stream),
         ("GET" | "HEAD", "/healthz") => reply(&mut stream, 200, &json!({"ok": true, "status": "live"})),
         ("GET" | "HEAD", "/readyz") => {
             let ready = gateway.is_ready();
@@ -62,6 +64,41 @@ fn answer(gateway: &Gateway, mut stream: TcpStream) {
         // As OpenClaw: the Control UI answers whatever it does not know.
         _ => send(&mut stream, 200, "text/html", "<!doctype html><title>fake</title>\n"),
     }
+}
+
+/// A key, and what it is answered with: those of RFC 6455 1.3, and no others.
+const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .map(|(have, value)| (have, value.trim()))
+        .find(|(have, _)| have.eq_ignore_ascii_case(name))
+        .map(|h| h.1)
+}
+
+fn wants_websocket(head: &str) -> bool {
+    header(head, "upgrade").is_some_and(|what| what.eq_ignore_ascii_case("websocket"))
+        && header(head, "sec-websocket-key") == Some(KEY.0)
+}
+
+/// As OpenClaw: the first message of every WebSocket is a challenge. Then wait for the client to leave.
+fn say_hello(gateway: &Gateway, stream: &mut TcpStream) {
+    if gateway.hello() == Hello::Refused {
+        return reply(stream, 503, &json!({"ok": false}));
+    }
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        KEY.1
+    );
+    let said = json!({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n"}}).to_string();
+    // One text frame of less than 126 bytes (RFC 6455 5.2).
+    let length = u8::try_from(said.len()).expect("a short hello");
+    let frame = [&[0x81, length], said.as_bytes()].concat();
+    let hello = if gateway.hello() == Hello::Unsaid { &[][..] } else { &frame };
+    let _ = stream.write_all(&[head.as_bytes(), hello].concat());
+    let _ = stream.set_read_timeout(None);
+    let _ = std::io::copy(stream, &mut std::io::sink());
 }
 
 /// Carry out the orders. The answer goes out before one that may end the process, or take long.
