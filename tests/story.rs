@@ -3,13 +3,14 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 
 use clawkeep_daemon::Client;
 use clawkeep_daemon::api::Request;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{Installation, LONG, kill9};
+use support::{CONFIG, Installation, LONG, kill9};
 use testkit::wait_until;
 
 fn json(output: &Output) -> Value {
@@ -79,6 +80,43 @@ fn a_killed_gateway_is_told_with_its_cause_and_its_cure() {
     assert_eq!(story["incidents"][1]["cause"]["evidence"][0], "exit status 78", "{story:#}");
     let one = json(&installation.clawkeep(&["box", "why", "--last", "1", "--json"]));
     assert_eq!((&one["incidents"][0], one["incidents_in_all"].as_u64()), (&story["incidents"][1], Some(2)));
+}
+
+#[test]
+fn a_guilty_configuration_is_told_with_all_that_was_tried() {
+    let installation = Installation::new();
+    let status = installation.create_fake("box", &[]);
+    let path = installation.files("box").join(CONFIG);
+    let write = |text: &str| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        // The agent's user may repair it.
+        for (path, mode) in [(path.parent().unwrap(), 0o777), (path.as_path(), 0o666)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    write("{}");
+    kill9(status.gateway.unwrap().pid);
+    let status = installation.ready_after("box", 1);
+    why(&installation, 1);
+    write("{\"orders\": \"crash:1\"}");
+    kill9(status.gateway.unwrap().pid);
+    installation.ready_after("box", 2);
+    let story = why(&installation, 2);
+    let incident = &story["incidents"][1];
+    assert_eq!(incident["cure"]["rung"], "config", "{incident:#}");
+    let tried: Vec<&str> = incident["tried"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|attempt| attempt["rung"].as_str().unwrap())
+        .collect();
+    assert!(tried.len() > 1 && tried.starts_with(&["respawn"]) && tried.ends_with(&["config"]), "{tried:?}");
+    let happened = incident["happened"].as_array().unwrap();
+    assert!(happened.iter().any(|happened| happened["kind"] == "config-restored"), "{happened:#?}");
+    assert_eq!(story["replay"]["mismatches"], serde_json::json!([]));
+    let shown = text(&installation.clawkeep(&["box", "why", "--last", "1"]));
+    assert!(shown.contains("cured by putting its last healthy configuration back after "), "{shown}");
 }
 
 /// A child that does not outlive its test.

@@ -8,7 +8,7 @@ use super::{
 use crate::{Action, Diagnosis, Event, Phase, State};
 
 /// Kinds of records that say nothing about an incident, or that the decisions themselves say.
-const OTHER: &[&str] = &["step", "launched", "receipt", "ready", "backoff", "denied"];
+const OTHER: &[&str] = &["step", "launched", "receipt", "ready", "backoff", "denied", "prepared", "settled"];
 
 /// At most this much of what a record says is kept, in bytes.
 const MAX_WHAT: usize = 1_000;
