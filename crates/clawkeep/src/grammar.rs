@@ -177,8 +177,8 @@ mod tests {
             ("box list", "usage"),
             ("box gateway", "usage"),
             ("box inference", "usage"),
-            ("rebuild box", "not-yet"),
-            ("box rebuild --yes", "not-yet"),
+            ("drill box", "not-yet"),
+            ("box drill --yes", "not-yet"),
             ("credentials set", "not-yet"),
             ("tui", "not-yet"),
         ] {
