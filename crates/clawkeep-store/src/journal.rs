@@ -160,7 +160,11 @@ fn prune(db: &Connection, sandbox: Option<&SandboxName>) -> rusqlite::Result<()>
     Ok(())
 }
 
-fn query(db: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Event>> {
+pub(crate) fn query(
+    db: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<Event>> {
     db.prepare_cached(sql)?.query_map(params, event)?.collect()
 }
 

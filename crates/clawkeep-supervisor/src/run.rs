@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawkeep_isolation::Programs;
 use clawkeep_plan::{Digest, LaunchPlan, Receipt};
+use clawkeep_recovery::story::CORE;
 use clawkeep_recovery::{Action, Event, Phase, Rung, Settings, State, step};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -250,8 +251,8 @@ impl<H: Hooks> Supervisor<H> {
         if state != self.state || !actions.is_empty() {
             // All that a replay needs to decide the same again.
             let data = json!({
-                "before": self.state, "event": event, "now": now, "settings": self.settings,
-                "after": state, "actions": actions,
+                "core": CORE, "before": self.state, "event": event, "now": now,
+                "settings": self.settings, "after": state, "actions": actions,
             });
             self.hooks.record("step", "", data);
         }

@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, exec, gateway, inference, list, logs, onboard, rebuild, recover,
-    status,
+    agent, completion, connect, destroy, events, exec, gateway, inference, list, logs, onboard, rebuild,
+    recover, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -56,6 +56,10 @@ pub enum Command {
     Inference(inference::Options),
     /// Show the gateway's log
     Logs(logs::Options),
+    /// Tell what went wrong, what was tried and what helped; exits 1 when the journal does not add up
+    Why(why::Options),
+    /// Show the journal: what happened, and what was decided
+    Events(events::Options),
     /// Stop a sandbox; its files stay
     Stop(Which),
     /// Start a sandbox

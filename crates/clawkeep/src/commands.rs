@@ -4,9 +4,11 @@ pub mod agent;
 pub mod completion;
 pub mod connect;
 pub mod destroy;
+pub mod events;
 pub mod exec;
 pub mod gateway;
 pub mod inference;
+mod journal;
 pub mod list;
 pub mod logs;
 pub mod onboard;
@@ -17,6 +19,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod use_;
+pub mod why;
 
 use std::time::{Duration, Instant};
 
@@ -55,6 +58,8 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Gateway(options) => gateway::run(&host, &options),
         Command::Inference(options) => inference::run(&host, &options),
         Command::Logs(options) => logs::run(&host, &options),
+        Command::Why(options) => why::run(&host, &options),
+        Command::Events(options) => events::run(&host, &options),
         Command::Stop(which) => stop::run(&host, &which),
         Command::Start(which) => start::run(&host, &which),
         Command::Destroy(options) => destroy::run(&host, &options),
@@ -77,6 +82,20 @@ fn name_in(text: Option<&String>) -> Result<Option<SandboxName>, Problem> {
 fn sandbox(host: &Host, text: Option<&String>) -> Result<SandboxStatus, Problem> {
     let name = name_in(text)?;
     host.sandbox(name.as_ref())
+}
+
+/// The sandbox of this name, by the directories alone.
+fn known(host: &Host, name: SandboxName) -> Result<SandboxName, Problem> {
+    let names = host.names()?;
+    if names.contains(&name) {
+        return Ok(name);
+    }
+    let list: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
+    let (there, next) = match &list[..] {
+        [] => ("there is none at all".to_owned(), "clawkeep onboard"),
+        list => (format!("there is {}", list.join(", ")), "clawkeep list"),
+    };
+    Err(Problem::new("no-such-sandbox", format!("there is no sandbox {name}; {there}"), next))
 }
 
 /// Wait until it is ready; `step` hears of each change of phase.

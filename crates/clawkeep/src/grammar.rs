@@ -12,6 +12,7 @@ const OF_A_SANDBOX: &[&str] = &[
     "agent",
     "connect",
     "destroy",
+    "events",
     "exec",
     "gateway",
     "inference",
@@ -22,6 +23,7 @@ const OF_A_SANDBOX: &[&str] = &[
     "status",
     "stop",
     "use",
+    "why",
 ];
 
 /// Those of them that are two words.
@@ -40,13 +42,11 @@ const NOT_YET: &[(&str, &str)] = &[
     ("debug", "clawkeep status --json"),
     ("doctor", "clawkeep status --json"),
     ("drill", "clawkeep NAME recover"),
-    ("events", "clawkeep NAME logs --follow"),
     ("policy", "clawkeep NAME status (only the model's route leads out)"),
     ("service", "clawkeep status (any command starts the daemon)"),
     ("snapshot", "stop the sandbox, then copy $CLAWKEEP_HOME/sandboxes/NAME/home"),
     ("tui", "clawkeep status"),
     ("uninstall", "clawkeep NAME destroy, then remove $CLAWKEEP_HOME"),
-    ("why", "clawkeep NAME status"),
 ];
 
 /// The arguments, program first, with the command before the sandbox. What is no command and no name is
@@ -156,6 +156,9 @@ mod tests {
             ("inference get", "inference get"),
             ("box inference --help", "inference --help"),
             ("box use", "use box"),
+            ("box why --last 1", "why box --last 1"),
+            ("events --follow", "events --follow"),
+            ("box events", "events box"),
             ("onboard --name box -- sleep 1", "onboard --name box -- sleep 1"),
         ] {
             assert_eq!(rewritten(from).unwrap(), to, "{from}");
@@ -174,8 +177,8 @@ mod tests {
             ("box list", "usage"),
             ("box gateway", "usage"),
             ("box inference", "usage"),
-            ("rebuild box", "not-yet"),
-            ("box rebuild --yes", "not-yet"),
+            ("drill box", "not-yet"),
+            ("box drill --yes", "not-yet"),
             ("credentials set", "not-yet"),
             ("tui", "not-yet"),
         ] {

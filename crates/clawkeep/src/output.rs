@@ -36,7 +36,39 @@ pub fn error(text: &str) {
 pub fn print_json(value: &impl serde::Serialize) {
     // Plain data with text keys: it has a JSON form.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    print(&(text + "\n"));
+    print(&(escape_json(&text) + "\n"));
+}
+
+/// Print a value as JSON on a line of its own.
+pub fn print_json_line(value: &impl serde::Serialize) {
+    print(&(escape_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"));
+}
+
+/// JSON leaves some characters as they are that can draw on a terminal: escaped, they mean the same (RFC 8259,
+/// section 7).
+fn escape_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c == '\n' || !(c.is_control() || moves_text(c)) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out += &format!("\\u{unit:04x}");
+            }
+        }
+    }
+    out
+}
+
+/// Marks that reorder or hide text.
+fn moves_text(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The cleaned text on one line.
+pub fn one_line(text: &str) -> String {
+    clean(text).replace(['\n', '\t'], " ")
 }
 
 /// Whether a person reads our standard output.
@@ -65,7 +97,7 @@ pub fn clean(text: &str) -> String {
             '\u{9b}' => skip_control_sequence(&mut chars),
             '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => skip_string(&mut chars),
             c if c.is_control() => {}
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
+            c if moves_text(c) => {}
             c => out.push(c),
         }
     }
@@ -115,6 +147,17 @@ mod tests {
         ] {
             assert_eq!(clean(from), to, "{from:?}");
         }
+    }
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_json() {
+        let value = serde_json::json!({"a\u{9b}": "\u{1b}[2J\u{7f}\u{202e}\u{e0041}\u{fc}\n"});
+        let text = escape_json(&serde_json::to_string(&value).unwrap());
+        assert_eq!(
+            text,
+            r#"{"a\u009b":"\u001b[2J\u007f\u202e\udb40\udc41\u{fc}\n"}"#.replace(r"\u{fc}", "\u{fc}")
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! How states look to a person. Whatever comes from a sandbox is cleaned: all of it, here.
 
+pub mod story;
+
 use std::path::Path;
 
 use clawkeep_daemon::api::{RouteStatus, SandboxStatus, Status};

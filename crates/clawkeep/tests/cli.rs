@@ -22,9 +22,17 @@ fn looking_makes_nothing() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(!output.stdout.is_empty());
     }
-    for args in
-        [&["box"][..], &["box", "logs"], &["box", "connect"], &["box", "exec", "--", "true"], &["use", "box"]]
-    {
+    assert_eq!(clawkeep(&home, &["events"]).status.code(), Some(0));
+    for args in [
+        &["box"][..],
+        &["box", "logs"],
+        &["box", "why"],
+        &["why"],
+        &["box", "events"],
+        &["box", "connect"],
+        &["box", "exec", "--", "true"],
+        &["use", "box"],
+    ] {
         let output = clawkeep(&home, args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");

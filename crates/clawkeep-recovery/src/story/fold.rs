@@ -2,13 +2,13 @@ use serde::Deserialize;
 
 use super::recorded::{Step, Unusable};
 use super::{
-    Attempt, AttemptResult, Happened, Incident, MAX_HAPPENED, MAX_MISMATCHES, Mismatch, MismatchKind,
-    Outcome, Present, Record, Story,
+    Attempt, AttemptResult, Happened, Incident, MAX_LISTED, MAX_MISMATCHES, Mismatch, MismatchKind, Outcome,
+    Present, Record, Story,
 };
 use crate::{Action, Diagnosis, Event, Phase, State};
 
 /// Kinds of records that say nothing about an incident, or that the decisions themselves say.
-const OTHER: &[&str] = &["step", "launched", "receipt", "ready", "backoff", "denied"];
+const OTHER: &[&str] = &["step", "launched", "receipt", "ready", "backoff", "denied", "prepared", "settled"];
 
 /// At most this much of what a record says is kept, in bytes.
 const MAX_WHAT: usize = 1_000;
@@ -56,7 +56,7 @@ impl Fold {
                     kind: kind.to_owned(),
                     what: shorten(record.cause),
                 };
-                if self.pending.len() < MAX_HAPPENED {
+                if self.pending.len() < MAX_LISTED {
                     self.pending.push(happened);
                 }
             }
@@ -140,6 +140,7 @@ impl Fold {
                 happened: Vec::new(),
                 diagnosis: None,
                 tried: Vec::new(),
+                left_out: 0,
                 outcome: Outcome::Open,
                 lasted_ms: 0,
             });
@@ -166,7 +167,8 @@ impl Fold {
         if (failed || waits(before)) && !waits(after) {
             let (at_ms, rung) = (record.at_ms, after.ladder.rung);
             let result = AttemptResult::Open;
-            open.tried.push(Attempt { at_ms, rung, waited_ms: waited, launch: None, result });
+            let attempt = Attempt { at_ms, rung, waited_ms: waited, launch: None, result };
+            open.left_out += list(&mut open.tried, attempt);
         }
         let launch = step.actions.iter().find_map(|action| match action {
             Action::Launch { launch, .. } => Some(*launch),
@@ -196,9 +198,7 @@ impl Fold {
     fn attach(&mut self) {
         let Some(open) = self.open.as_mut() else { return };
         for happened in self.pending.drain(..) {
-            if open.happened.len() < MAX_HAPPENED {
-                open.happened.push(happened);
-            }
+            open.left_out += list(&mut open.happened, happened);
         }
         for diagnosis in self.diagnoses.drain(..) {
             if open.diagnosis.as_ref().is_none_or(|known| known.confidence < diagnosis.confidence) {
@@ -221,6 +221,16 @@ fn fails(step: &Step) -> bool {
     after.backoff.failures() > before.backoff.failures()
         || (held(after) && !held(before))
         || (ended && after.wanted)
+}
+
+/// Add to a list that keeps its beginning and its end. Gives how many it had to leave out.
+fn list<T>(list: &mut Vec<T>, item: T) -> u64 {
+    let full = list.len() >= MAX_LISTED;
+    if full {
+        list.remove(MAX_LISTED / 2);
+    }
+    list.push(item);
+    u64::from(full)
 }
 
 /// Whether nothing is done at the moment.

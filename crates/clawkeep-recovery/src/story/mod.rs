@@ -76,20 +76,22 @@ pub struct Incident {
     pub seq: u64,
     /// When it began, in Unix milliseconds.
     pub began_at: u64,
-    /// What happened, in order, the first [`MAX_HAPPENED`] of it. Made of records: clean it.
+    /// What happened, in order, [`MAX_LISTED`] at most. Made of records: clean it.
     pub happened: Vec<Happened>,
     /// The surest diagnosis.
     pub diagnosis: Option<Diagnosis>,
-    /// What was tried, in order.
+    /// What was tried, in order, as many at most.
     pub tried: Vec<Attempt>,
+    /// What is not listed, from the middle of both.
+    pub left_out: u64,
     /// How it ended.
     pub outcome: Outcome,
     /// From its beginning to its end, or to the last record, in milliseconds.
     pub lasted_ms: u64,
 }
 
-/// Of what happened in an incident no more than this is listed.
-pub const MAX_HAPPENED: usize = 50;
+/// Of what happened in an incident, and of what was tried, no more than this is listed.
+pub const MAX_LISTED: usize = 50;
 
 /// Something that happened in an incident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clawkeep_plan::SandboxName;
 
-use super::name_in;
+use super::{known, name_in};
 use crate::host::Host;
 use crate::output;
 use crate::problem::{Outcome, Problem};
@@ -65,17 +65,10 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
 }
 
 fn which(host: &Host, name: Option<SandboxName>) -> Result<SandboxName, Problem> {
-    let Some(name) = name else { return Ok(host.sandbox(None)?.name) };
-    let names = host.names()?;
-    if names.contains(&name) {
-        return Ok(name);
+    match name {
+        Some(name) => known(host, name),
+        None => Ok(host.sandbox(None)?.name),
     }
-    let list: Vec<&str> = names.iter().map(SandboxName::as_str).collect();
-    let (there, next) = match &list[..] {
-        [] => ("there is none at all".to_owned(), "clawkeep onboard"),
-        list => (format!("there is {}", list.join(", ")), "clawkeep list"),
-    };
-    Err(Problem::new("no-such-sandbox", format!("there is no sandbox {name}; {there}"), next))
 }
 
 /// The part of the log that is not older than this.
