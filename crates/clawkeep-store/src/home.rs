@@ -113,7 +113,7 @@ impl Home {
             return Err(HomeError::NotAbsolute(path.to_owned()));
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(HomeError::at(path))?;
+            make_all(parent).map_err(HomeError::at(path))?;
         }
         own_dir(path)?;
         let root = path.canonicalize().map_err(HomeError::at(path))?;
@@ -231,7 +231,7 @@ impl SandboxDirs {
                 made => made.map_err(HomeError::at(&dir))?,
             }
         }
-        Ok(())
+        atomic::sync_at(&self.root).map_err(HomeError::at(&self.root))
     }
 }
 
@@ -239,15 +239,34 @@ fn is_dir(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
+/// As `create_dir_all`, durable.
+fn make_all(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_all(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| sync_parent(path)),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), atomic::sync_at)
+}
+
 /// See that there is a directory which is ours and nobody else can write, and make it 0700. A symlink counts
 /// when we or root made it and it leads to such a directory (homes are put on bigger disks that way).
 pub(crate) fn own_dir(path: &Path) -> Result<(), HomeError> {
-    if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(path)
-        && error.kind() != io::ErrorKind::AlreadyExists
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        // What is put in it is only as durable as its own name.
+        Ok(()) => sync_parent(path).map_err(HomeError::at(path))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         // On a read-only disk mkdir says so before it says that the directory is there.
-        && !(error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.exists())
-    {
-        return Err(HomeError::at(path)(error));
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.exists() => {}
+        Err(error) => return Err(HomeError::at(path)(error)),
     }
     let us = rustix::process::geteuid().as_raw();
     let foreign = |owner| HomeError::Foreign { path: path.to_owned(), owner, us };
