@@ -4,6 +4,7 @@
 
 mod agents;
 pub mod api;
+mod ca;
 mod client;
 mod config;
 mod create;
