@@ -74,6 +74,14 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
+/// A database that is nowhere but in memory; `path` is where it would be.
+pub(crate) fn in_memory(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error| StoreError::db(path, error);
+    let db = Connection::open_in_memory().map_err(failed)?;
+    db.execute_batch(TABLES).map_err(failed)?;
+    Ok(db)
+}
+
 /// SQLite would make the file readable by others; its companions copy its mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
