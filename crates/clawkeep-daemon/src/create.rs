@@ -15,6 +15,7 @@ use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, ato
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
 use crate::forward;
+use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 
 /// Make it and begin to supervise it. On a failure nothing of it is left.
@@ -213,7 +214,7 @@ pub fn sweep_removed(sandboxes: &Path) {
         if entry.file_name().to_string_lossy().starts_with(".removed-")
             && let Err(error) = remove_tree(&entry.path())
         {
-            eprintln!("{}: {error}", entry.path().display());
+            say(format_args!("{}: {error}", entry.path().display()));
         }
     }
 }

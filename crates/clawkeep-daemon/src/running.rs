@@ -16,6 +16,7 @@ use crate::api::Failure;
 use crate::ca::{self, Ca};
 use crate::config::{Config, PROXY_PORT, blueprint};
 use crate::forward;
+use crate::say::say;
 use crate::server::Daemon;
 
 /// A sandbox that is supervised.
@@ -203,11 +204,11 @@ impl Hooks for Around {
         }
         // Steps are for the replay; what they are about is told by other entries.
         if kind != "step" {
-            eprintln!(
+            say(format_args!(
                 "{} {}: {kind}: {cause}",
                 humantime::format_rfc3339_millis(std::time::SystemTime::now()),
                 self.record.name
-            );
+            ));
         }
         self.journal.record(Entry {
             at_ms: unix_ms(),

@@ -41,6 +41,9 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
     db.busy_timeout(BUSY).map_err(failed)?;
+    // One process at a time, so the log's index is on the heap. Mapped from a file, it would end the process by
+    // SIGBUS at the first touch after the disk has become read-only.
+    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(failed)?;
     // Until its version is known the file stays as it is: no checkpoint either when we let go of it.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;

@@ -314,9 +314,6 @@ fn a_full_disk_refuses_and_recovers() {
     let (tight, trouble) = Home::open_as_it_is(home.root()).unwrap();
     assert!(matches!(trouble, Some(HomeError::Full(_))));
     assert_eq!(tight, home);
-    let beside = Store::open_as_it_is(&tight, trouble.as_ref()).unwrap().store;
-    assert_eq!(beside.list().unwrap(), std::slice::from_ref(&record));
-    drop(beside);
     for _ in 0..900 {
         writer.record(entry("box"));
     }
@@ -331,12 +328,31 @@ fn a_full_disk_refuses_and_recovers() {
     let left = std::fs::read_dir(home.sandbox(&record.name).root()).unwrap().count();
     assert_eq!(left, 1, "an unfinished file was left");
 
+    // The next process finds all of it, on a disk as full as before.
+    drop(writer);
+    drop(Arc::try_unwrap(store).unwrap());
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let opened = Store::open_as_it_is(&tight, trouble.as_ref()).unwrap();
+    assert_eq!((opened.repaired, opened.store.list().unwrap()), (None, vec![record.clone()]));
+    assert_eq!(opened.store.tail(None, 9).unwrap().len(), 1);
+    let store = Arc::new(opened.store);
+    let error = store.update(&record.name, |record| record.onboarding = true).unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    told.lock().unwrap().clear();
+    let tell = Arc::clone(&told);
+    let tell = Box::new(move |text: &str| tell.lock().unwrap().push(text.to_owned()));
+    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell).unwrap();
+    for _ in 0..900 {
+        writer.record(entry("box"));
+    }
+    assert!(writer.flush(SOON));
+
     drop(file);
     std::fs::remove_file(&filler).unwrap();
     writer.record(entry("box"));
     assert!(writer.flush(SOON));
     assert_eq!(writer.health().error, None);
-    assert_eq!(told.lock().unwrap().len(), 1);
+    assert_eq!(told.lock().unwrap().len(), 2, "one notice of the loss, one of its end");
     store.update(&record.name, |record| record.onboarding = true).unwrap();
     store.insert(new("other")).unwrap();
     drop((writer, store));
@@ -406,12 +422,13 @@ fn an_ordinary_user_is_told_what_it_may_not_write() {
 }
 
 #[test]
-fn two_processes_share_one_store() {
+fn a_store_has_one_process() {
     let (_temp, home) = home();
-    let (one, two) = (Store::open(&home).unwrap().store, Store::open(&home).unwrap().store);
+    let one = Store::open(&home).unwrap().store;
     one.insert(new("a")).unwrap();
-    assert_eq!(two.get(&name("a")).unwrap().slot, 0);
-    assert!(matches!(two.insert(new("a")), Err(StoreError::NameTaken(_))));
-    two.update(&name("a"), |record| record.onboarding = true).unwrap();
-    assert!(one.get(&name("a")).unwrap().onboarding);
+    assert!(matches!(Store::open(&home), Err(StoreError::Busy(_))));
+    assert_eq!(aside(&home), Vec::<PathBuf>::new());
+    one.update(&name("a"), |record| record.onboarding = true).unwrap();
+    drop(one);
+    assert!(Store::open(&home).unwrap().store.get(&name("a")).unwrap().onboarding);
 }
