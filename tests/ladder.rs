@@ -5,21 +5,23 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 
 use clawkeep_daemon::api::{Request, SandboxStatus};
-use clawkeep_store::{Snapshots, Store};
+use clawkeep_store::Snapshots;
 use support::{CONFIG, Installation, LONG, kill9, name};
 use testkit::wait_until;
 
 /// Causes of the journal's entries of this kind, oldest first.
 fn journal(installation: &Installation, kind: &str) -> Vec<String> {
-    let store = Store::open(&installation.home).unwrap().store;
-    let events = store.tail(Some(&name("box")), 1000).unwrap();
-    events.into_iter().filter(|event| event.entry.kind == kind).map(|event| event.entry.cause).collect()
+    installation
+        .events("box")
+        .into_iter()
+        .filter(|event| event.entry.kind == kind)
+        .map(|event| event.entry.cause)
+        .collect()
 }
 
 /// The rungs that starts were made from, in order, without repetitions.
 fn rungs(installation: &Installation) -> Vec<String> {
-    let store = Store::open(&installation.home).unwrap().store;
-    let events = store.tail(Some(&name("box")), 1000).unwrap();
+    let events = installation.events("box");
     let mut rungs: Vec<String> = Vec::new();
     for event in events.into_iter().filter(|event| event.entry.kind == "step") {
         let data = &event.entry.data;

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use clawkeep_daemon::api::{AgentChoice, Create, Failure, Request, SandboxStatus, Status, Value};
-use clawkeep_daemon::{Client, ensure};
+use clawkeep_daemon::ensure;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::Home;
 use testkit::fake::Launch;
@@ -23,6 +23,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_clawkeep");
 
 pub struct Installation {
     pub home: Home,
+    program: PathBuf,
     dir: Option<tempfile::TempDir>,
     leftovers: Option<Leftovers>,
 }
@@ -33,10 +34,25 @@ pub fn name(text: &str) -> SandboxName {
 
 impl Installation {
     pub fn new() -> Self {
+        Self::with(None, PROGRAM.into())
+    }
+
+    /// With its state in this directory, which the test looks after.
+    pub fn at(state: &Path) -> Self {
+        Self::with(Some(state), PROGRAM.into())
+    }
+
+    /// Of this copy of the program.
+    pub fn of(program: &Path) -> Self {
+        Self::with(None, program.to_owned())
+    }
+
+    fn with(state: Option<&Path>, program: PathBuf) -> Self {
         let leftovers = Leftovers::before();
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(&dir.path().join("state")).unwrap();
-        Self { home, dir: Some(dir), leftovers: Some(leftovers) }
+        let state = state.map_or_else(|| dir.path().join("state"), Path::to_owned);
+        let home = Home::open(&state).unwrap();
+        Self { home, program, dir: Some(dir), leftovers: Some(leftovers) }
     }
 
     /// A directory that belongs to the test.
@@ -50,13 +66,13 @@ impl Installation {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.args(args).env("CLAWKEEP_HOME", self.home.root()).stdin(std::process::Stdio::null());
         command
     }
 
     pub fn ask(&self, request: &Request) -> Result<Value, Failure> {
-        let ask = || ensure(&self.home, Path::new(PROGRAM))?.ask(request, |_| {});
+        let ask = || ensure(&self.home, &self.program)?.ask(request, |_| {});
         match ask() {
             // A question that changes nothing can be put to the next daemon.
             Err(failure)
@@ -165,6 +181,38 @@ impl Installation {
         testkit::fake::launches(&self.files(sandbox).join("fake-report.jsonl"))
     }
 
+    /// The last events of a sandbox in the journal, oldest first. Read in a copy: the daemon alone has the
+    /// database.
+    pub fn events(&self, sandbox: &str) -> Vec<clawkeep_store::Event> {
+        let events = self.events_of_all();
+        events.into_iter().filter(|event| event.entry.sandbox == Some(name(sandbox))).collect()
+    }
+
+    /// Those of no sandbox as well.
+    pub fn events_of_all(&self) -> Vec<clawkeep_store::Event> {
+        let db = self.home.db();
+        let log = db.with_extension("db-wal");
+        // Of one moment: the database itself is written when the log begins anew.
+        let moment = || {
+            let begin = std::fs::read(&log).unwrap_or_default().into_iter().take(32).collect::<Vec<_>>();
+            (std::fs::metadata(&db).and_then(|found| found.modified()).ok(), begin)
+        };
+        let copy = tempfile::tempdir().unwrap();
+        let home = Home::open(&copy.path().join("copy")).unwrap();
+        wait_until(LONG, "the journal to hold still", || {
+            let before = moment();
+            std::fs::copy(&db, home.db()).ok()?;
+            match std::fs::copy(&log, home.db().with_extension("db-wal")) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return None,
+                _ => {}
+            }
+            (before == moment()).then_some(())
+        });
+        let opened = clawkeep_store::Store::open(&home).unwrap();
+        assert_eq!(opened.repaired, None);
+        opened.store.tail(None, 5000).unwrap()
+    }
+
     /// The daemon's parent: found as the parent of the daemon.
     pub fn parent_of(&self, pid: u32) -> i32 {
         testkit::processes::process(pid as i32).expect("the process runs").parent
@@ -178,7 +226,7 @@ pub fn kill9(pid: i32) {
 
 impl Drop for Installation {
     fn drop(&mut self) {
-        if let Ok(Some(mut client)) = Client::connect(&self.home.socket())
+        if let Ok(Some(mut client)) = clawkeep_daemon::connect(self.home.root())
             && let Ok(Value::Status(status)) = client.ask(&Request::Status, |_| {})
         {
             for sandbox in &status.sandboxes {

@@ -299,6 +299,9 @@ pub struct DaemonStatus {
     pub version: String,
     /// When it started, RFC 3339, UTC.
     pub started_at: String,
+    /// What is degraded on its side: a full or read-only state directory, a journal that is not written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 /// `NAME status --json`.

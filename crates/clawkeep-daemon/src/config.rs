@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
-use clawkeep_egress::Authority;
 use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
 use clawkeep_isolation::{IdMap, LOG, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
@@ -112,51 +111,6 @@ impl Config {
     pub fn inner_port(&self) -> Option<u16> {
         self.agent.adapter.health().map(|spec| spec.port)
     }
-}
-
-/// The sandbox's certificate authority and the bundle that its programs trust, from the disk; made where it
-/// is missing. The same over every restart of everything.
-pub fn authority(home: &Home, record: &SandboxRecord) -> Result<(Authority, PathBuf), Failure> {
-    let dir = home.sandbox(&record.name).ca();
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            "ca-failed",
-            format!("the sandbox's certificate authority: {error}"),
-            "df -h, and clawkeep status".to_owned(),
-        )
-    };
-    let fd = clawkeep_store::atomic::open_dir(&dir).map_err(|e| failed(&e))?;
-    let write = |name: &str, bytes: &[u8], mode: u32| {
-        clawkeep_store::atomic::write(&fd, name, bytes, rustix::fs::Mode::from_raw_mode(mode))
-            .map_err(|e| failed(&e))
-    };
-    let read = |name: &str| std::fs::read_to_string(dir.join(name));
-    let authority = match (read("cert.pem"), read("key.pem")) {
-        (Ok(cert), Ok(key)) => {
-            Authority::load(&cert, &clawkeep_inference::Secret::new(key)).map_err(|e| failed(&e))?
-        }
-        _ => {
-            let authority = Authority::generate().map_err(|e| failed(&e))?;
-            write("key.pem", authority.key_pem().expose().as_bytes(), 0o600)?;
-            write("cert.pem", authority.cert_pem().as_bytes(), 0o600)?;
-            write("bundle.pem", authority.bundle(&host_roots()).as_bytes(), 0o444)?;
-            authority
-        }
-    };
-    let bundle = dir.join("bundle.pem");
-    // Not made anew when the host's roots change: it is an input of running launches.
-    if !bundle.exists() {
-        write("bundle.pem", authority.bundle(&host_roots()).as_bytes(), 0o444)?;
-    }
-    Ok((authority, bundle))
-}
-
-/// The host's trusted roots, where distributions keep them; without any the bundle holds ours alone.
-fn host_roots() -> String {
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok())
-        .unwrap_or_default()
 }
 
 /// Everything that the sandbox and its launches are made of.

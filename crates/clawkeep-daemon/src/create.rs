@@ -10,11 +10,12 @@ use clawkeep_agents::{DocumentError, Owner};
 use clawkeep_inference::{AuthScheme, Provider, Route};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
-use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, unix_ms};
+use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
 use crate::forward;
+use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 
 /// Make it and begin to supervise it. On a failure nothing of it is left.
@@ -164,7 +165,7 @@ fn fill(
             .map_err(|e| failed("store the key", &e))?;
     }
     if let Adapter::OpenClaw { .. } = agent.adapter {
-        let home = clawkeep_store::atomic::open_dir(&dirs.home()).map_err(|e| failed("open the home", &e))?;
+        let home = atomic::open_dir(&dirs.home()).map_err(|e| failed("open the home", &e))?;
         let token = Token::generate().map_err(|e| failed("make a token", &e))?;
         let model = model_route(route);
         let (uid, gid) = ids.host_agent();
@@ -196,7 +197,8 @@ pub async fn remove_files(daemon: &Daemon, name: &SandboxName) -> Result<(), Fai
     // No sandbox's name begins with a dot.
     let to = daemon.home.sandboxes().join(format!(".removed-{name}-{}", unix_ms()));
     match std::fs::rename(&from, &to) {
-        Ok(()) => {}
+        // On the disk before the registry forgets it: else a power cut could bring the sandbox back.
+        Ok(()) => atomic::sync_at(&daemon.home.sandboxes()).map_err(|e| failed(&e))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(&error)),
     }
@@ -212,7 +214,7 @@ pub fn sweep_removed(sandboxes: &Path) {
         if entry.file_name().to_string_lossy().starts_with(".removed-")
             && let Err(error) = remove_tree(&entry.path())
         {
-            eprintln!("{}: {error}", entry.path().display());
+            say(format_args!("{}: {error}", entry.path().display()));
         }
     }
 }

@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use crate::Client;
 use crate::api::Failure;
-use crate::main_loop::ALREADY_RUNNING;
+use crate::main_loop::{ALREADY_RUNNING, NEWER_REGISTRY};
+use crate::say::say;
 
 /// How long a daemon may take until its socket answers.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,7 +48,7 @@ const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "RUST_LOG", "RUST_BACKTRACE"];
 /// # Errors
 /// `daemon-start` with the end of its log, when none serves within 20 seconds; `daemon-unreachable`.
 pub fn ensure(home: &Home, program: &Path) -> Result<Client, Failure> {
-    if let Some(client) = connect(home)? {
+    if let Some(client) = connect(home.root())? {
         return Ok(client);
     }
     let run = home.run();
@@ -78,11 +80,19 @@ pub fn ensure(home: &Home, program: &Path) -> Result<Client, Failure> {
                 parent = None;
                 start_at = Instant::now() + Duration::from_millis(500);
             }
+            Some(Ok(Some(status))) if status.code() == Some(NEWER_REGISTRY.into()) => {
+                let next = "install the newer clawkeep again".to_owned();
+                return Err(Failure {
+                    code: "registry-newer".into(),
+                    next: Some(next),
+                    ..failed("the daemon does not start".into())
+                });
+            }
             Some(Ok(Some(status))) => return Err(failed(format!("the daemon does not start ({status})"))),
             Some(Err(error)) => return Err(failed(format!("the daemon cannot be watched: {error}"))),
             None | Some(Ok(None)) => {}
         }
-        if let Some(client) = connect(home)? {
+        if let Some(client) = connect(home.root())? {
             return Ok(client);
         }
         if Instant::now() >= deadline {
@@ -92,11 +102,21 @@ pub fn ensure(home: &Home, program: &Path) -> Result<Client, Failure> {
     }
 }
 
-fn connect(home: &Home) -> Result<Option<Client>, Failure> {
-    Client::connect(&home.socket()).map_err(|error| {
-        let message = format!("cannot connect to {}: {error}", home.socket().display());
-        Failure::new("daemon-unreachable", message, format!("ls -l {}", home.run().display()))
-    })
+/// A connection to the daemon of the home at this path; `None` when none serves. Starts and makes nothing.
+///
+/// # Errors
+/// `daemon-unreachable`.
+pub fn connect(home: &Path) -> Result<Option<Client>, Failure> {
+    for socket in Home::sockets_of(home) {
+        let client = Client::connect(&socket).map_err(|error| {
+            let message = format!("cannot connect to {}: {error}", socket.display());
+            Failure::new("daemon-unreachable", message, format!("ls -l {}", socket.display()))
+        })?;
+        if client.is_some() {
+            return Ok(client);
+        }
+    }
+    Ok(None)
 }
 
 fn pause(time: Duration) {
@@ -105,11 +125,24 @@ fn pause(time: Duration) {
     let _ = poll(&mut [], Some(&time));
 }
 
+/// What this process was started from, whatever became of its file (proc_pid_exe(5)).
+pub const OURSELVES: &str = "/proc/self/exe";
+
 /// The daemon's log, in the home's run directory.
 const LOG: &str = "daemon.log";
 
-/// Open the log to append to, after putting a big one aside.
+/// Open the log to append to, after putting a big one aside. Without a log on a read-only or full disk: that is
+/// no reason to be without a daemon.
 fn open_log(run: &Path) -> io::Result<File> {
+    match open_log_file(run) {
+        Err(error) if matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull) => {
+            File::options().write(true).open("/dev/null")
+        }
+        opened => opened,
+    }
+}
+
+fn open_log_file(run: &Path) -> io::Result<File> {
     let path = run.join(LOG);
     if std::fs::symlink_metadata(&path).is_ok_and(|found| found.len() > MAX_LOG) {
         std::fs::rename(&path, run.join("daemon.log.1"))?;
@@ -140,6 +173,7 @@ fn last_lines(log: &Path, from: u64) -> String {
 fn command(program: &Path, home: &Path, role: &str, log: File) -> io::Result<Command> {
     let mut command = Command::new(program);
     command
+        .arg0("clawkeep")
         .args([OsString::from("daemon"), "--home".into(), home.into(), role.into()])
         .current_dir("/")
         .env_clear();
@@ -155,7 +189,7 @@ pub fn parent_main(home: &Path, program: &Path) -> ExitCode {
     match Parent::prepare(home, program).and_then(Parent::run) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("clawkeep: the daemon's parent: {error}");
+            say(format_args!("clawkeep: the daemon's parent: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -179,7 +213,7 @@ impl<'a> Parent<'a> {
         // A leader already, as under a service manager, is just as well.
         let _ = rustix::process::setsid();
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let home = Home::open(home).map_err(io::Error::other)?;
+        let (home, _) = Home::open_as_it_is(home).map_err(io::Error::other)?;
         let (signals, write) = UnixStream::pair()?;
         signals.set_nonblocking(true)?;
         let told_to_end = Arc::new(AtomicBool::new(false));
@@ -190,8 +224,16 @@ impl<'a> Parent<'a> {
         for signal in [SIGTERM, SIGINT, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(home.run().join("parent.lock"), flags, Mode::RUSR | Mode::WUSR)?;
+        let path = home.root().join("run/parent.lock");
+        let open = |flags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        };
+        let lock = match open(OFlags::RDWR | OFlags::CREATE) {
+            // A lock needs no writing.
+            Err(rustix::io::Errno::ROFS) => open(OFlags::RDONLY)?,
+            opened => opened?,
+        };
         let lock = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Some(lock.into()),
             Err(rustix::io::Errno::WOULDBLOCK) => None,
@@ -217,7 +259,9 @@ impl<'a> Parent<'a> {
             let life = started.elapsed();
             match end {
                 Some(0) => return Ok(0),
+                // The next one would find the same.
                 Some(status) if status == i32::from(ALREADY_RUNNING) => return Ok(ALREADY_RUNNING),
+                Some(status) if status == i32::from(NEWER_REGISTRY) => return Ok(NEWER_REGISTRY),
                 _ if self.told_to_end.load(Ordering::SeqCst) => return Ok(0),
                 _ => {}
             }
@@ -248,7 +292,10 @@ impl<'a> Parent<'a> {
 
     fn start(&self) -> io::Result<Pid> {
         let log = open_log(&self.home.run())?;
-        let child = command(self.program, self.home.root(), "--serve", log)?.spawn()?;
+        // Where the program's file is gone (an upgrade goes on, somebody removed it) it is what we were started
+        // from; where there is another one, it is that.
+        let program = if self.program.exists() { self.program } else { Path::new(OURSELVES) };
+        let child = command(program, self.home.root(), "--serve", log)?.spawn()?;
         Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("a child without a pid"))
     }
 

@@ -1,9 +1,11 @@
 //! The host process: the registry's and the journal's only writer, one task a sandbox, their proxies and
 //! forwards, and the API for the command line. Killing it stops no agent: the next one adopts them.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
 
 mod agents;
 pub mod api;
+mod ca;
 mod client;
 mod config;
 mod create;
@@ -13,12 +15,14 @@ mod main_loop;
 mod rebuild;
 mod route;
 mod running;
+mod say;
 mod server;
 mod sessions;
 mod status;
+mod trouble;
 mod turn;
 mod wire;
 
 pub use client::Client;
-pub use launch::{ensure, parent_main};
+pub use launch::{connect, ensure, parent_main};
 pub use main_loop::daemon_main;

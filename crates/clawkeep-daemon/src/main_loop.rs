@@ -6,26 +6,33 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawkeep_store::{Home, JournalWriter, LockError, Store};
-use tokio::net::UnixListener;
+use clawkeep_store::{Home, JournalWriter, LockError, Store, StoreError};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::create::sweep_removed;
+use crate::launch::OURSELVES;
+use crate::say::say;
 use crate::server::Daemon;
+use crate::trouble::MEND_EVERY;
 use crate::wire::Asker;
 
 /// The exit status that says: another daemon serves this home (EX_TEMPFAIL of sysexits.h).
 pub const ALREADY_RUNNING: u8 = 75;
 
+/// The exit status that says: a later version wrote the registry (EX_CONFIG of sysexits.h).
+pub const NEWER_REGISTRY: u8 = 78;
+
 /// Journal entries that wait in memory at most.
 const JOURNAL_QUEUE: usize = 4096;
 
-/// Run the daemon of this state directory until it is told to end. `program` is this program's own file.
-pub fn daemon_main(home: &Path, program: &Path) -> ExitCode {
+/// Run the daemon of this state directory until it is told to end.
+pub fn daemon_main(home: &Path) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(serve(home, program));
+            let outcome = runtime.block_on(serve(home));
             runtime.shutdown_timeout(Duration::from_secs(2));
             outcome
         }
@@ -34,37 +41,57 @@ pub fn daemon_main(home: &Path, program: &Path) -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            eprintln!("clawkeep daemon: {why}");
+            say(format_args!("clawkeep daemon: {why}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(home: &Path, program: &Path) -> Result<ExitCode, String> {
-    let home = Home::open(home).map_err(|e| e.to_string())?;
+async fn serve(home: &Path) -> Result<ExitCode, String> {
+    let (home, trouble) = Home::open_as_it_is(home).map_err(|e| e.to_string())?;
     let _lock = match home.lock_daemon() {
         Ok(lock) => lock,
-        Err(LockError::AlreadyRunning { .. }) => return Ok(ExitCode::from(ALREADY_RUNNING)),
+        Err(error @ LockError::AlreadyRunning { .. }) => {
+            say(format_args!("clawkeep daemon: {error}"));
+            return Ok(ExitCode::from(ALREADY_RUNNING));
+        }
         Err(error) => return Err(error.to_string()),
     };
-    let opened = Store::open(&home).map_err(|e| e.to_string())?;
-    if let Some(note) = opened.repaired {
-        eprintln!("clawkeep daemon: {note}");
-    }
+    let opened = match Store::open_as_it_is(&home, trouble.as_ref()) {
+        Ok(opened) => opened,
+        Err(error @ StoreError::Newer { .. }) => {
+            say(format_args!("clawkeep daemon: {error}"));
+            return Ok(ExitCode::from(NEWER_REGISTRY));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     let store = Arc::new(opened.store);
-    let journal =
-        Arc::new(JournalWriter::start(Arc::clone(&store), JOURNAL_QUEUE).map_err(|e| e.to_string())?);
+    let told = Box::new(|text: &str| say(format_args!("clawkeep daemon: {text}")));
+    let journal = JournalWriter::start_with(Arc::clone(&store), JOURNAL_QUEUE, told);
+    let journal = Arc::new(journal.map_err(|e| e.to_string())?);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    let daemon = Arc::new(Daemon::new(home, store, Arc::clone(&journal), program.to_owned()));
+    let daemon = Arc::new(Daemon::new(home, store, Arc::clone(&journal), OURSELVES.into()));
+    if let Some(trouble) = trouble {
+        daemon.note("degraded", &trouble.to_string());
+    }
+    if let Some(note) = opened.repaired {
+        daemon.note("repaired", &note.to_string());
+    }
     // Before anybody can ask: an answer about a sandbox always comes from its supervisor.
     daemon.resume().await.map_err(|e| e.to_string())?;
-    let listener = listen(&daemon.home)?;
+    let mut listener = listen(&daemon.home);
+    if let Err(error) = &listener {
+        // Nobody can ask, and yet everything is kept running.
+        daemon.note("unreachable", error);
+    }
+    let mut mend = tokio::time::interval(MEND_EVERY);
+    mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let sandboxes = daemon.home.sandboxes();
     drop(tokio::task::spawn_blocking(move || sweep_removed(&sandboxes)));
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = accept(&listener) => match accepted {
                 Ok((stream, _)) => {
                     let daemon = Arc::clone(&daemon);
                     tokio::spawn(async move { daemon.answer(Asker::new(stream)).await });
@@ -72,6 +99,13 @@ async fn serve(home: &Path, program: &Path) -> Result<ExitCode, String> {
                 // Out of descriptors, mostly: let others close some.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
+            _ = mend.tick(), if listener.is_err() || daemon.store.in_memory() => {
+                if listener.is_err() {
+                    listener = listen(&daemon.home);
+                }
+                let daemon = Arc::clone(&daemon);
+                drop(tokio::task::spawn_blocking(move || daemon.mend()));
+            }
             () = daemon.shutdown.notified() => break,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -80,6 +114,14 @@ async fn serve(home: &Path, program: &Path) -> Result<ExitCode, String> {
     // The sandboxes go on; the next daemon adopts them.
     journal.flush(Duration::from_secs(5));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The next asker; never where nothing listens.
+async fn accept(listener: &Result<UnixListener, String>) -> std::io::Result<(UnixStream, SocketAddr)> {
+    match listener {
+        Ok(listener) => listener.accept().await,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn listen(home: &Home) -> Result<UnixListener, String> {
@@ -95,6 +137,11 @@ fn listen(home: &Home) -> Result<UnixListener, String> {
     // By the directory's descriptor: `sockaddr_un` is too short for deep state directories.
     let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
     let listener = UnixListener::bind(short).map_err(failed)?;
+    // One of an earlier daemon, which began on a read-only disk.
+    for old in Home::sockets_of(home.root()).iter().filter(|old| **old != socket) {
+        let _ = std::fs::remove_file(old);
+        let _ = old.parent().map(std::fs::remove_dir);
+    }
     // The directory is 0700 already; this is for those who look at the socket alone.
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)

@@ -6,7 +6,8 @@ use clawkeep_store::{Desired, Entry, SandboxRecord, unix_ms};
 use clawkeep_supervisor::Wish;
 
 use crate::api::{Failure, Value};
-use crate::config::{Config, authority, blueprint};
+use crate::ca;
+use crate::config::{Config, blueprint};
 use crate::create::to_value;
 use crate::server::{Daemon, store_failed};
 
@@ -26,7 +27,7 @@ pub async fn rebuild(daemon: &Daemon, name: &SandboxName, version: Option<String
     }
     let mut new = old.clone();
     new.adapter = to_value(&config.agent);
-    let (_, ca_bundle) = authority(&daemon.home, &new)?;
+    let ca_bundle = ca::ready(&daemon.home.sandbox(&new.name).ca())?.bundle;
     let made = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?;
     let set = |record: &SandboxRecord| {
         daemon.store.update(name, |now| now.adapter = record.adapter.clone()).map_err(store_failed)

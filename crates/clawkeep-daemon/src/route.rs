@@ -12,7 +12,8 @@ use clawkeep_store::{Desired, Entry, SandboxRecord, unix_ms};
 use clawkeep_supervisor::Wish;
 
 use crate::api::{Failure, RouteChoice, Value};
-use crate::config::{Config, authority, blueprint};
+use crate::ca;
+use crate::config::{Config, blueprint};
 use crate::create::{self, to_value};
 use crate::rebuild::anew;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
@@ -100,7 +101,7 @@ impl<'a> Change<'a> {
         let mut new = old.clone();
         new.route = to_value(route);
         let config = Config::of(&new)?;
-        let (_, ca_bundle) = authority(&daemon.home, &new)?;
+        let ca_bundle = ca::ready(&daemon.home.sandbox(&new.name).ca())?.bundle;
         let plan = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?.plan;
         let same_plan =
             daemon.running(&old.name).is_ok_and(|running| running.blueprint().plan.digest() == plan.digest());

@@ -13,8 +13,10 @@ use tokio::task::JoinHandle;
 
 use crate::agents::Agents;
 use crate::api::Failure;
-use crate::config::{Config, PROXY_PORT, authority, blueprint};
+use crate::ca::{self, Ca};
+use crate::config::{Config, PROXY_PORT, blueprint};
 use crate::forward;
+use crate::say::say;
 use crate::server::Daemon;
 
 /// A sandbox that is supervised.
@@ -40,7 +42,7 @@ impl Running {
         dashboard: Option<tokio::net::TcpListener>,
     ) -> Result<Self, Failure> {
         let config = Config::of(record)?;
-        let (authority, ca_bundle) = authority(&daemon.home, record)?;
+        let Ca { authority, bundle: ca_bundle, note } = ca::ready(&daemon.home.sandbox(&record.name).ca())?;
         let blueprint = blueprint(&daemon.home, &daemon.program, record, &config, &ca_bundle)?;
         let launches = last_launch(&daemon.store, record);
         let (tell_blueprint, told_blueprint) = watch::channel(Arc::new(blueprint.clone()));
@@ -57,6 +59,9 @@ impl Running {
             proxy: Mutex::new(None),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
+        if let Some(note) = note {
+            hooks.record("ca-replaced", &note, serde_json::Value::Null);
+        }
         let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
         if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
             tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
@@ -199,11 +204,11 @@ impl Hooks for Around {
         }
         // Steps are for the replay; what they are about is told by other entries.
         if kind != "step" {
-            eprintln!(
+            say(format_args!(
                 "{} {}: {kind}: {cause}",
                 humantime::format_rfc3339_millis(std::time::SystemTime::now()),
                 self.record.name
-            );
+            ));
         }
         self.journal.record(Entry {
             at_ms: unix_ms(),

@@ -15,6 +15,7 @@ use clawkeep_supervisor::{Snapshot, Wish};
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::running::Running;
+use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::wire::Asker;
@@ -44,6 +45,7 @@ pub struct Daemon {
     pub started_at: u64,
     pub shutdown: tokio::sync::Notify,
     pub creating: tokio::sync::Mutex<()>,
+    pub probed: Mutex<Option<(Instant, Option<String>)>>,
     sandboxes: Mutex<BTreeMap<SandboxName, Slot>>,
 }
 
@@ -62,6 +64,7 @@ impl Daemon {
             started_at: clawkeep_store::unix_ms(),
             shutdown: tokio::sync::Notify::new(),
             creating: tokio::sync::Mutex::new(()),
+            probed: Mutex::default(),
             sandboxes: Mutex::default(),
         }
     }
@@ -97,7 +100,7 @@ impl Daemon {
                 // The supervisor was begun just now and listens.
                 let _ = running.wish(wish);
             }
-            Err(why) => eprintln!("{}: cannot be supervised: {why}", record.name),
+            Err(why) => say(format_args!("{}: cannot be supervised: {why}", record.name)),
         }
         self.slots().insert(record.name.clone(), begun);
     }
@@ -201,6 +204,7 @@ impl Daemon {
                         pid: std::process::id(),
                         version: env!("CARGO_PKG_VERSION").to_owned(),
                         started_at: rfc3339(self.started_at),
+                        troubles: self.troubles(),
                     },
                     sandboxes: records.iter().map(|record| self.status_of(record)).collect(),
                 })))
@@ -272,10 +276,19 @@ impl Daemon {
         // Not while it is being made or removed.
         let _one = self.creating.lock().await;
         let record = self.record(name)?;
-        let record = if record.desired == desired {
-            record
+        let (record, unrecorded) = if record.desired == desired {
+            (record, None)
         } else {
-            self.store.update(name, |record| record.desired = desired).map_err(store_failed)?
+            match self.store.update(name, |record| record.desired = desired) {
+                Ok(record) => (record, None),
+                // Not to stop what somebody wants stopped would be worse than to forget it later.
+                Err(error @ (StoreError::Full(_) | StoreError::ReadOnly(_)))
+                    if desired == Desired::Stopped =>
+                {
+                    (record, Some(error))
+                }
+                Err(error) => return Err(store_failed(error)),
+            }
         };
         // One that could not be supervised gets another chance.
         let broken = matches!(self.slots().get(name), None | Some(Err(_)));
@@ -283,6 +296,10 @@ impl Daemon {
             self.supervise(&record, None);
         }
         self.running(name)?.wish(wish)?;
+        if let Some(error) = unrecorded {
+            let what = format!("{name} is stopped, but the next daemon will start it again: {error}");
+            return Err(Failure::new("not-recorded", what, "df -h, and clawkeep status".to_owned()));
+        }
         self.sandbox(name)
     }
 
@@ -413,7 +430,11 @@ impl Daemon {
         let _one = self.creating.lock().await;
         self.record(name)?;
         // Not wanted from now on, whatever interrupts this.
-        self.store.update(name, |record| record.desired = Desired::Stopped).map_err(store_failed)?;
+        match self.store.update(name, |record| record.desired = Desired::Stopped) {
+            // What follows makes room.
+            Ok(_) | Err(StoreError::Full(_)) => {}
+            Err(error) => return Err(store_failed(error)),
+        }
         if let Ok(running) = self.running(name) {
             running.wish(Wish::Stop)?;
             self.wait_stopped(name).await?;

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -78,6 +79,7 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
             .map_err(io::Error::from)
             .map_err(host("make a socket pair"))?;
     let mut child = Command::new(program)
+        .arg0("clawkeep")
         .arg(SETUP_COMMAND)
         .arg(&spec.name)
         .env_clear()

@@ -94,6 +94,14 @@ pub fn sweep(dir: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Have the names in the directory at this path on the disk. The path may go through symlinks.
+///
+/// # Errors
+/// Those of open(2) and fsync(2).
+pub fn sync_at(path: &Path) -> io::Result<()> {
+    sync_dir(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 fn sync_dir(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
 }

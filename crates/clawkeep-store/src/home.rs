@@ -3,7 +3,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use clawkeep_plan::SandboxName;
+use clawkeep_plan::{Digest, SandboxName};
 use rustix::fs::Mode;
 
 use crate::atomic;
@@ -13,6 +13,7 @@ use crate::lock::{DaemonLock, LockError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
+    run: PathBuf,
 }
 
 /// Why a directory cannot be the home.
@@ -109,27 +110,70 @@ impl Home {
     /// # Errors
     /// [`HomeError`].
     pub fn open(path: &Path) -> Result<Self, HomeError> {
+        let home = Self::complete(path)?;
+        home.probe()?;
+        Ok(home)
+    }
+
+    /// As [`Home::open`], but where the disk takes nothing (`Full`, `ReadOnly`) a home that is complete is good
+    /// for all that only reads; the second value says what is wrong. On a read-only disk the socket of the host
+    /// process is kept below `/run`.
+    ///
+    /// # Errors
+    /// [`HomeError`], also when there is no home yet and none can be made.
+    pub fn open_as_it_is(path: &Path) -> Result<(Self, Option<HomeError>), HomeError> {
+        let mut home = Self::complete(path)?;
+        match home.probe() {
+            Ok(()) => Ok((home, None)),
+            Err(trouble @ HomeError::Full(_)) => Ok((home, Some(trouble))),
+            Err(trouble @ HomeError::ReadOnly(_)) => {
+                let run = fallback_run(&home.root);
+                // Without it too, what runs is kept running; only asking is not possible then.
+                if own_dir(&run).is_ok() {
+                    home.run = run;
+                }
+                Ok((home, Some(trouble)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The home with all its directories.
+    fn complete(path: &Path) -> Result<Self, HomeError> {
         if !path.is_absolute() {
             return Err(HomeError::NotAbsolute(path.to_owned()));
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(HomeError::at(path))?;
+            make_all(parent).map_err(HomeError::at(path))?;
         }
         own_dir(path)?;
         let root = path.canonicalize().map_err(HomeError::at(path))?;
-        let home = Self { root };
+        let home = Self { run: root.join("run"), root };
         for dir in [home.run(), home.bundles(), home.guards(), home.sandboxes(), home.secrets()] {
             own_dir(&dir)?;
         }
-        let run = home.run();
+        Ok(home)
+    }
+
+    /// See that the disk takes something.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn probe(&self) -> Result<(), HomeError> {
         let probe = || {
-            let dir = atomic::open_dir(&run)?;
+            let dir = atomic::open_dir(&self.root.join("run"))?;
             // More than a file system may keep inside an inode, so that it needs a block.
             atomic::write(&dir, ".probe", &[b'.'; 8192], Mode::RUSR | Mode::WUSR)?;
             atomic::remove(&dir, ".probe")
         };
-        probe().map_err(HomeError::at(&home.root))?;
-        Ok(home)
+        probe().map(drop).map_err(HomeError::at(&self.root))
+    }
+
+    /// Where the socket of the host process of the home at this path can be: at its place, or, when it was
+    /// started on a read-only disk, below `/run`. Touches nothing.
+    pub fn sockets_of(path: &Path) -> [PathBuf; 2] {
+        let root = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        [root.join("run"), fallback_run(&root)].map(|run| run.join(SOCKET))
     }
 
     /// The home directory itself, without symlinks.
@@ -142,14 +186,14 @@ impl Home {
         self.root.join("clawkeep.db")
     }
 
-    /// Sockets and locks of the host process.
+    /// Sockets and log of the host process.
     pub fn run(&self) -> PathBuf {
-        self.root.join("run")
+        self.run.clone()
     }
 
     /// The socket of the host process's API.
     pub fn socket(&self) -> PathBuf {
-        self.run().join("daemon.sock")
+        self.run().join(SOCKET)
     }
 
     /// Installed agents.
@@ -182,7 +226,7 @@ impl Home {
     /// # Errors
     /// [`LockError::AlreadyRunning`] at once when there is one.
     pub fn lock_daemon(&self) -> Result<DaemonLock, LockError> {
-        DaemonLock::take(&self.run().join("daemon.lock"))
+        DaemonLock::take(&self.root.join("run/daemon.lock"))
     }
 }
 
@@ -231,23 +275,53 @@ impl SandboxDirs {
                 made => made.map_err(HomeError::at(&dir))?,
             }
         }
-        Ok(())
+        atomic::sync_at(&self.root).map_err(HomeError::at(&self.root))
     }
+}
+
+/// The name of the host process's socket.
+const SOCKET: &str = "daemon.sock";
+
+/// A directory in memory for the home at this path: for root and for each user where only they can make one.
+fn fallback_run(root: &Path) -> PathBuf {
+    let us = rustix::process::geteuid();
+    let base = if us.is_root() { "/run".into() } else { format!("/run/user/{}", us.as_raw()) };
+    let digest = Digest::of(root.as_os_str().as_encoded_bytes()).to_string();
+    Path::new(&base).join(format!("clawkeep-{}", &digest[..16]))
 }
 
 fn is_dir(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
+/// As `create_dir_all`, durable.
+fn make_all(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_all(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| sync_parent(path)),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), atomic::sync_at)
+}
+
 /// See that there is a directory which is ours and nobody else can write, and make it 0700. A symlink counts
 /// when we or root made it and it leads to such a directory (homes are put on bigger disks that way).
 pub(crate) fn own_dir(path: &Path) -> Result<(), HomeError> {
-    if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(path)
-        && error.kind() != io::ErrorKind::AlreadyExists
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        // What is put in it is only as durable as its own name.
+        Ok(()) => sync_parent(path).map_err(HomeError::at(path))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         // On a read-only disk mkdir says so before it says that the directory is there.
-        && !(error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.exists())
-    {
-        return Err(HomeError::at(path)(error));
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.exists() => {}
+        Err(error) => return Err(HomeError::at(path)(error)),
     }
     let us = rustix::process::geteuid().as_raw();
     let foreign = |owner| HomeError::Foreign { path: path.to_owned(), owner, us };

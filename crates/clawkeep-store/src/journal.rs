@@ -1,5 +1,8 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use clawkeep_plan::SandboxName;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,6 +14,9 @@ pub const PER_SANDBOX: usize = 5_000;
 
 /// Events of one sandbox between two prunings of them.
 const PRUNE_EVERY: usize = 256;
+
+/// The most events that are read in a damaged journal from either end.
+const MAX_SALVAGED: usize = 50_000;
 
 /// The most that an event's cause may be, in bytes; what is beyond is cut off.
 pub const MAX_CAUSE: usize = 4 * 1024;
@@ -132,6 +138,59 @@ impl Store {
             done => done,
         }
     }
+}
+
+/// The events that can still be read in a damaged database: those before the damage and those behind it.
+/// Whatever is wrong with it, none is no error.
+pub(crate) fn salvage(path: &Path) -> Vec<Event> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let Ok(db) = Connection::open_with_flags(path, flags) else { return Vec::new() };
+    let mut events = BTreeMap::new();
+    // The index may be what is damaged, so the table alone is read.
+    for order in ["", "DESC"] {
+        let sql = format!("SELECT * FROM events NOT INDEXED ORDER BY seq {order} LIMIT {MAX_SALVAGED}");
+        let Ok(mut select) = db.prepare(&sql) else { continue };
+        let Ok(rows) = select.query_map([], event) else { continue };
+        // Up to the first that cannot be read.
+        events.extend(rows.map_while(Result::ok).filter(sound).map(|event| (event.seq, event)));
+    }
+    events.into_values().collect()
+}
+
+/// What damage may have made of an event must not get into a new journal.
+fn sound(event: &Event) -> bool {
+    let Entry { kind, cause, data, .. } = &event.entry;
+    let word = kind.len() <= 64 && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    word && cause.len() <= MAX_CAUSE
+        && !data.is_null()
+        && i64::try_from(event.seq).is_ok_and(|seq| seq < i64::MAX / 2)
+}
+
+/// Put events in with their own numbers, where none has it; how many.
+pub(crate) fn put_back(db: &Connection, events: &[Event]) -> rusqlite::Result<usize> {
+    let mut put = db.prepare_cached("INSERT OR IGNORE INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut count = 0;
+    for Event { seq, entry } in events {
+        count += put.execute(params![
+            seq.cast_signed(),
+            entry.at_ms.cast_signed(),
+            entry.sandbox.as_ref().map(SandboxName::as_str),
+            entry.kind,
+            entry.cause,
+            entry.data.to_string()
+        ])?;
+    }
+    Ok(count)
+}
+
+/// Append all events of one database to another, in one transaction.
+pub(crate) fn move_all(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
+    let events = query(from, "SELECT * FROM events ORDER BY seq", [])?;
+    let transaction = to.transaction()?;
+    for event in events {
+        insert(&transaction, &event.entry)?;
+    }
+    transaction.commit()
 }
 
 fn insert(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {

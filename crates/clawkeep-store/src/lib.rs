@@ -35,4 +35,4 @@ pub use snapshots::{
 };
 pub use store::{Opened, SCHEMA, Store};
 pub use time::unix_ms;
-pub use writer::{JournalHealth, JournalWriter};
+pub use writer::{JournalHealth, JournalWriter, Notice};

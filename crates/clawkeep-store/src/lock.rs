@@ -67,8 +67,13 @@ pub(crate) fn wait_for(path: &Path) -> io::Result<File> {
 }
 
 fn open_lock_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?.into())
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |flags| openat(CWD, path, flags, Mode::RUSR | Mode::WUSR);
+    match open(flags | OFlags::RDWR | OFlags::CREATE) {
+        // A lock needs no writing: one that is there can be taken on a read-only disk too.
+        Err(rustix::io::Errno::ROFS) => Ok(open(flags | OFlags::RDONLY)?.into()),
+        opened => Ok(opened?.into()),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NameTaken`], or the disk's.
     pub fn insert(&self, new: NewSandbox) -> Result<SandboxRecord, StoreError> {
-        self.write(|db| {
+        self.change(|db| {
             let records = list(db, &self.path)?;
             if records.iter().any(|record| record.name == new.name) {
                 return Err(StoreError::NameTaken(new.name));
@@ -62,7 +62,7 @@ impl Store {
         name: &SandboxName,
         change: impl FnOnce(&mut SandboxRecord),
     ) -> Result<SandboxRecord, StoreError> {
-        self.write(|db| {
+        self.change(|db| {
             let before = get(db, &self.path, name)?;
             let mut record = before.clone();
             change(&mut record);
@@ -82,7 +82,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], or the disk's.
     pub fn remove(&self, name: &SandboxName) -> Result<SandboxRecord, StoreError> {
-        self.write(|db| {
+        self.change(|db| {
             let record = get(db, &self.path, name)?;
             // The file first: a crash between the two leaves a whole sandbox, never half of one that returns.
             mirror::remove(&self.home, name)?;
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], or the disk's.
     pub fn set_default(&self, name: &SandboxName) -> Result<(), StoreError> {
-        self.write(|db| {
+        self.change(|db| {
             let record = get(db, &self.path, name)?;
             if record.default {
                 return Ok(());

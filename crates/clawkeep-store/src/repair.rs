@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use clawkeep_plan::SandboxName;
 
-use crate::{SandboxRecord, Store, StoreError, atomic, mirror, registry, unix_ms};
+use crate::{SandboxRecord, Store, StoreError, atomic, journal, mirror, registry, unix_ms};
 
 /// What [`Store::open`] had to mend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairNote {
-    /// Where the damaged database was moved to; the journal went with it. `None` when it was whole, or gone.
+    /// Where the damaged database was moved to. `None` when it was whole, or gone.
     pub damaged: Option<PathBuf>,
+    /// Events of the journal that could still be read in it and were kept.
+    pub events: usize,
     /// Sandboxes that were entered again from their record files.
     pub recovered: Vec<SandboxName>,
     /// Sandboxes whose record files could not be used either. Their directories are untouched.
@@ -33,7 +35,8 @@ impl fmt::Display for RepairNote {
         match &self.damaged {
             Some(path) => write!(
                 f,
-                "the registry was damaged and a new one was made (the old one and its journal: {})",
+                "the registry was damaged and a new one was made, with {} events of the old journal (the old one: {})",
+                self.events,
                 path.display()
             )?,
             None => f.write_str("the registry lacked sandboxes that are there")?,
@@ -88,8 +91,10 @@ pub(crate) fn set_aside_orphans(path: &Path) -> Result<Option<PathBuf>, StoreErr
 /// Bring the registry and the record files together. The registry wins where both know a sandbox; what only a
 /// file knows is entered again.
 pub(crate) fn reconcile(store: &Store, damaged: Option<PathBuf>) -> Result<Option<RepairNote>, StoreError> {
-    let mut note = RepairNote { damaged, recovered: Vec::new(), lost: Vec::new() };
+    let mut note = RepairNote { damaged, events: 0, recovered: Vec::new(), lost: Vec::new() };
+    let saved = note.damaged.as_deref().map(journal::salvage).unwrap_or_default();
     store.write(|db| {
+        note.events = journal::put_back(db, &saved).map_err(|error| store.failed(error))?;
         let records = registry::list(db, &store.path)?;
         let mut known: BTreeMap<SandboxName, SandboxRecord> =
             records.into_iter().map(|record| (record.name.clone(), record)).collect();

@@ -41,6 +41,9 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
     db.busy_timeout(BUSY).map_err(failed)?;
+    // One process at a time, so the log's index is on the heap. Mapped from a file, it would end the process by
+    // SIGBUS at the first touch after the disk has become read-only.
+    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(failed)?;
     // Until its version is known the file stays as it is: no checkpoint either when we let go of it.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
@@ -71,6 +74,14 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     // Whole pages can still hold what is no record.
     registry::list(&db, path)?;
+    Ok(db)
+}
+
+/// A database that is nowhere but in memory; `path` is where it would be.
+pub(crate) fn in_memory(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error| StoreError::db(path, error);
+    let db = Connection::open_in_memory().map_err(failed)?;
+    db.execute_batch(TABLES).map_err(failed)?;
     Ok(db)
 }
 

@@ -117,7 +117,9 @@ impl Snapshots {
         // The new one is on the disk: now those go that it replaces, that are damaged, and that are too many.
         let mut kept = vec![digest];
         for entry in older {
-            if kept.contains(&entry.digest) || kept.len() >= KEPT_HEALTHY || intact(&dir, &entry).is_none() {
+            // One that cannot be read now may be whole all the same.
+            let damaged = read(&dir, &entry.name).is_ok_and(|bytes| Digest::of(&bytes) != entry.digest);
+            if damaged || kept.contains(&entry.digest) || kept.len() >= KEPT_HEALTHY {
                 Self::remove(&dir, &entry.name);
             } else {
                 kept.push(entry.digest);
@@ -141,8 +143,12 @@ impl Snapshots {
     pub fn all_healthy(&self, kind: &str) -> Result<Vec<Healthy>, SnapshotError> {
         check(kind, 0, MAX_SNAPSHOT)?;
         let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
-        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        let (mut found, mut damaged): (Vec<Healthy>, _) = (Vec::new(), Vec::new());
         for entry in self.entries(&dir, kind, HEALTHY)? {
+            // A crash came before the older one of the same was removed.
+            if found.iter().any(|newer| newer.digest == entry.digest) {
+                continue;
+            }
             match intact(&dir, &entry) {
                 Some(bytes) => found.push(Healthy {
                     digest: entry.digest,

@@ -29,6 +29,9 @@ pub struct JournalHealth {
     pub error: Option<String>,
 }
 
+/// Hears, once each, that the disk does not take entries any more, and that it does again.
+pub type Notice = Box<dyn Fn(&str) + Send>;
+
 #[derive(Debug)]
 struct Shared {
     capacity: usize,
@@ -56,10 +59,19 @@ impl JournalWriter {
     /// # Errors
     /// When no thread can be started.
     pub fn start(store: Arc<Store>, capacity: usize) -> std::io::Result<Self> {
+        Self::start_with(store, capacity, Box::new(|_| ()))
+    }
+
+    /// The same, with somebody to tell when entries are lost.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start_with(store: Arc<Store>, capacity: usize, notice: Notice) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { capacity, state: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name("journal".into()).spawn(move || run(&store, &theirs))?;
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || run(&store, &theirs, &notice))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -105,7 +117,8 @@ impl Drop for JournalWriter {
     }
 }
 
-fn run(store: &Store, shared: &Shared) {
+fn run(store: &Store, shared: &Shared, notice: &Notice) {
+    let mut lost = 0;
     let mut state = shared.lock();
     loop {
         if state.queue.is_empty() {
@@ -126,11 +139,19 @@ fn run(store: &Store, shared: &Shared) {
         match result {
             Ok(_) => {
                 state.health.written += count;
-                state.health.error = None;
+                if state.health.error.take().is_some() {
+                    notice(&format!("the journal is written again; {lost} entries were lost"));
+                    lost = 0;
+                }
             }
             Err(error) => {
                 state.health.failed += count;
-                state.health.error = Some(error.to_string());
+                lost += count;
+                if state.health.error.replace(error.to_string()).is_none() {
+                    notice(&format!(
+                        "the journal cannot be written, what happens now is lost to it: {error}"
+                    ));
+                }
             }
         }
         shared.changed.notify_all();

@@ -199,7 +199,11 @@ fn a_damaged_registry_is_made_again_from_the_record_files() {
         }
         store.set_default(&name("b")).unwrap();
         store.update(&name("c"), |record| record.desired = Desired::Stopped).unwrap();
+        for n in 0..200 {
+            store.append(&Entry { at_ms: n, ..entry("a") }).unwrap();
+        }
         let before = store.list().unwrap();
+        let events = store.tail(None, usize::MAX).unwrap();
         drop(store);
         damage(&home.db());
         let damaged = std::fs::read(home.db()).unwrap();
@@ -211,6 +215,15 @@ fn a_damaged_registry_is_made_again_from_the_record_files() {
         assert_eq!(note.lost, []);
         assert_eq!(aside(&home), [note.damaged.clone().unwrap()], "{what}");
         assert_eq!(std::fs::read(note.damaged.unwrap()).unwrap(), damaged);
+        // Of the journal there is what can still be read, in its place, and it goes on behind it.
+        let kept = opened.store.tail(None, usize::MAX).unwrap();
+        assert_eq!(kept.len(), note.events);
+        assert!(kept.iter().all(|event| events.contains(event)), "{what}");
+        if what == "bad record" {
+            assert_eq!(kept, events);
+        }
+        let last = kept.last().map_or(0, |event| event.seq);
+        assert_eq!(opened.store.append(&entry("a")).unwrap(), last + 1, "{what}");
         drop(opened.store);
         assert_eq!(Store::open(&home).unwrap().repaired, None);
     }
@@ -278,7 +291,10 @@ fn a_full_disk_refuses_and_recovers() {
     let record = store.insert(new("box")).unwrap();
     let secrets = Secrets::new(&home);
     secrets.put(&record.name, "K", &Secret::new("old")).unwrap();
-    let writer = JournalWriter::start(Arc::clone(&store), 1_000).unwrap();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let tell = Box::new(move |text: &str| tell.lock().unwrap().push(text.to_owned()));
+    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell).unwrap();
     writer.record(entry("box"));
     assert!(writer.flush(SOON));
 
@@ -295,10 +311,15 @@ fn a_full_disk_refuses_and_recovers() {
         matches!(&error, SecretError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
     );
     assert!(matches!(Home::open(home.root()), Err(HomeError::Full(_))));
+    let (tight, trouble) = Home::open_as_it_is(home.root()).unwrap();
+    assert!(matches!(trouble, Some(HomeError::Full(_))));
+    assert_eq!(tight, home);
     for _ in 0..900 {
         writer.record(entry("box"));
     }
     assert!(writer.flush(SOON));
+    let notes = std::mem::take(&mut *told.lock().unwrap());
+    assert!(notes.len() == 1 && notes[0].contains("no space left"), "{notes:?}");
     let health = writer.health();
     assert!(health.failed > 0 && health.written + health.failed == 901, "{health:?}");
     assert!(health.error.is_some_and(|error| error.contains("no space left")));
@@ -307,11 +328,31 @@ fn a_full_disk_refuses_and_recovers() {
     let left = std::fs::read_dir(home.sandbox(&record.name).root()).unwrap().count();
     assert_eq!(left, 1, "an unfinished file was left");
 
+    // The next process finds all of it, on a disk as full as before.
+    drop(writer);
+    drop(Arc::try_unwrap(store).unwrap());
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let opened = Store::open_as_it_is(&tight, trouble.as_ref()).unwrap();
+    assert_eq!((opened.repaired, opened.store.list().unwrap()), (None, vec![record.clone()]));
+    assert_eq!(opened.store.tail(None, 9).unwrap().len(), 1);
+    let store = Arc::new(opened.store);
+    let error = store.update(&record.name, |record| record.onboarding = true).unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    told.lock().unwrap().clear();
+    let tell = Arc::clone(&told);
+    let tell = Box::new(move |text: &str| tell.lock().unwrap().push(text.to_owned()));
+    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell).unwrap();
+    for _ in 0..900 {
+        writer.record(entry("box"));
+    }
+    assert!(writer.flush(SOON));
+
     drop(file);
     std::fs::remove_file(&filler).unwrap();
     writer.record(entry("box"));
     assert!(writer.flush(SOON));
     assert_eq!(writer.health().error, None);
+    assert_eq!(told.lock().unwrap().len(), 2, "one notice of the loss, one of its end");
     store.update(&record.name, |record| record.onboarding = true).unwrap();
     store.insert(new("other")).unwrap();
     drop((writer, store));
@@ -331,12 +372,36 @@ fn a_read_only_disk_is_named() {
     let store = Store::open(&home).unwrap().store;
     let record = store.insert(new("box")).unwrap();
     drop(store);
+    drop(home.lock_daemon().unwrap());
     mount_remount(temp.path(), MountFlags::RDONLY, c"").unwrap();
     assert!(matches!(Home::open(&path), Err(HomeError::ReadOnly(_))));
     assert!(matches!(Home::open(&temp.path().join("none")), Err(HomeError::ReadOnly(_))));
     assert!(matches!(Store::open(&home), Err(StoreError::ReadOnly(_))));
+
+    // What is there serves all the same: the registry from memory, the lock without a write.
+    let (as_it_is, trouble) = Home::open_as_it_is(&path).unwrap();
+    assert!(matches!(trouble, Some(HomeError::ReadOnly(_))));
+    assert_eq!(as_it_is.root(), home.root());
+    assert!(Home::sockets_of(&path).contains(&as_it_is.socket()) && !as_it_is.run().starts_with(&path));
+    std::fs::remove_dir(as_it_is.run()).unwrap();
+    let _lock = as_it_is.lock_daemon().unwrap();
+    assert!(home.lock_daemon().is_err());
+    let store = Store::open_as_it_is(&as_it_is, trouble.as_ref()).unwrap().store;
+    assert!(store.in_memory());
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&record));
+    store.append(&entry("box")).unwrap();
+    assert!(matches!(store.mend(), Err(StoreError::ReadOnly(_))));
+    let refused = store.update(&record.name, |record| record.onboarding = true).unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused}");
+
     mount_remount(temp.path(), MountFlags::empty(), c"").unwrap();
-    assert_eq!(Store::open(&home).unwrap().store.list().unwrap(), [record]);
+    store.update(&record.name, |record| record.onboarding = true).unwrap();
+    assert!(!store.in_memory());
+    assert_eq!(store.tail(None, 9).unwrap().len(), 1);
+    drop(store);
+    let store = Store::open(&home).unwrap().store;
+    assert!(store.get(&record.name).unwrap().onboarding);
+    assert_eq!(store.tail(None, 9).unwrap().len(), 1);
 }
 
 #[test]
@@ -357,12 +422,13 @@ fn an_ordinary_user_is_told_what_it_may_not_write() {
 }
 
 #[test]
-fn two_processes_share_one_store() {
+fn a_store_has_one_process() {
     let (_temp, home) = home();
-    let (one, two) = (Store::open(&home).unwrap().store, Store::open(&home).unwrap().store);
+    let one = Store::open(&home).unwrap().store;
     one.insert(new("a")).unwrap();
-    assert_eq!(two.get(&name("a")).unwrap().slot, 0);
-    assert!(matches!(two.insert(new("a")), Err(StoreError::NameTaken(_))));
-    two.update(&name("a"), |record| record.onboarding = true).unwrap();
-    assert!(one.get(&name("a")).unwrap().onboarding);
+    assert!(matches!(Store::open(&home), Err(StoreError::Busy(_))));
+    assert_eq!(aside(&home), Vec::<PathBuf>::new());
+    one.update(&name("a"), |record| record.onboarding = true).unwrap();
+    drop(one);
+    assert!(Store::open(&home).unwrap().store.get(&name("a")).unwrap().onboarding);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clawkeep_daemon::api::{Answer, Request, SandboxStatus, Value};
-use clawkeep_daemon::{Client, ensure};
+use clawkeep_daemon::{Client, connect, ensure};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Home, HomeError};
 
@@ -47,12 +47,13 @@ impl Host {
         &self.root
     }
 
-    /// The state directory, made ready for use.
+    /// The state directory, made ready for use. A full or read-only disk is no error: there is still much to ask
+    /// about, and what needs the disk says so itself.
     ///
     /// # Errors
     /// When it cannot be used.
     pub fn home(&self) -> Result<Home, Problem> {
-        Ok(Home::open(&self.root)?)
+        Ok(Home::open_as_it_is(&self.root)?.0)
     }
 
     /// The names below the state directory's sandboxes, sorted. Nothing is made.
@@ -89,7 +90,7 @@ impl Host {
     /// When it cannot be reached or started.
     pub fn existing(&self) -> Result<Option<Client>, Problem> {
         let names = self.names()?;
-        if let Ok(Some(client)) = Client::connect(&self.root.join("run/daemon.sock")) {
+        if let Ok(Some(client)) = connect(&self.root) {
             return Ok(Some(client));
         }
         if names.is_empty() { Ok(None) } else { self.client().map(Some) }

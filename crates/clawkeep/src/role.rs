@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clawkeep_daemon::api::Request;
-use clawkeep_daemon::{Client, daemon_main, parent_main};
+use clawkeep_daemon::{connect, daemon_main, parent_main};
 
 /// `daemon --home DIR` and one of `--parent`, `--serve`, `--stop`.
 pub fn main() -> ExitCode {
@@ -25,15 +25,15 @@ pub fn main() -> ExitCode {
     };
     match role.to_str() {
         Some("--parent") => parent_main(&home, &program),
-        Some("--serve") => daemon_main(&home, &program),
-        Some("--stop") => stop(&home.join("run/daemon.sock")),
+        Some("--serve") => daemon_main(&home),
+        Some("--stop") => stop(&home),
         _ => usage(),
     }
 }
 
 /// End the daemon of this home, and so its parent. The sandboxes go on.
-fn stop(socket: &std::path::Path) -> ExitCode {
-    match Client::connect(socket) {
+fn stop(home: &std::path::Path) -> ExitCode {
+    match connect(home) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(mut client)) => match client.ask(&Request::Shutdown, |_| ()) {
             // It may be gone before its answer is through: that is what was asked for.
@@ -44,8 +44,8 @@ fn stop(socket: &std::path::Path) -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Err(error) => {
-            eprintln!("clawkeep: cannot connect to {}: {error}", socket.display());
+        Err(failure) => {
+            eprintln!("clawkeep: {failure}");
             ExitCode::FAILURE
         }
     }

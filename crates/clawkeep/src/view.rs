@@ -87,7 +87,12 @@ pub fn all(status: &Status, root: &Path) -> String {
         text += &trouble(sandbox);
     }
     let daemon = &status.daemon;
-    text + &clean(&format!("\ndaemon {}, pid {}, since {}\n", daemon.version, daemon.pid, daemon.started_at))
+    text +=
+        &clean(&format!("\ndaemon {}, pid {}, since {}\n", daemon.version, daemon.pid, daemon.started_at));
+    for trouble in &daemon.troubles {
+        text += &line("degraded", trouble);
+    }
+    text
 }
 
 fn line(key: &str, value: &str) -> String {
@@ -252,8 +257,12 @@ pub mod tests {
           incident   2026-11-24T07:01:00Z: line one
                      line two
         "#);
-        let daemon =
-            DaemonStatus { pid: 42, version: "0.1.0".into(), started_at: "2026-11-24T06:59:59Z".into() };
+        let daemon = DaemonStatus {
+            pid: 42,
+            version: "0.1.0".into(),
+            started_at: "2026-11-24T06:59:59Z".into(),
+            troubles: vec!["no space left for /h: nothing can be changed".into()],
+        };
         let status = Status { schema: 1, daemon, sandboxes: vec![ready("my-assistant"), held("other")] };
         insta::assert_snapshot!(all(&status, Path::new("/h")), @r#"
         NAME             PHASE   AGENT               GUARDS            MODEL
@@ -267,6 +276,7 @@ pub mod tests {
                      line two
 
         daemon 0.1.0, pid 42, since 2026-11-24T06:59:59Z
+          degraded   no space left for /h: nothing can be changed
         "#);
         insta::assert_snapshot!(list(&[], Path::new("/h")), @r#"
         no sandboxes in /h (clawkeep onboard makes one)

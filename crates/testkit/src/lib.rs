@@ -8,6 +8,7 @@ pub mod fake;
 pub mod http;
 mod leftovers;
 mod port;
+pub mod powercut;
 pub mod processes;
 mod reexec;
 mod seed;
