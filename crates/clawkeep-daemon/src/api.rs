@@ -299,6 +299,9 @@ pub struct DaemonStatus {
     pub version: String,
     /// When it started, RFC 3339, UTC.
     pub started_at: String,
+    /// Whether a service manager runs it: then it is nobody else's to replace.
+    #[serde(default)]
+    pub managed: bool,
 }
 
 /// `NAME status --json`.

@@ -2,6 +2,7 @@
 //! forwards, and the API for the command line. Killing it stops no agent: the next one adopts them.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod agents;
 pub mod api;
 mod client;
@@ -10,6 +11,7 @@ mod create;
 mod forward;
 mod launch;
 mod main_loop;
+mod manager;
 mod rebuild;
 mod route;
 mod running;
@@ -17,8 +19,9 @@ mod server;
 mod sessions;
 mod status;
 mod turn;
+pub mod unit;
 mod wire;
 
 pub use client::Client;
 pub use launch::{ensure, parent_main};
-pub use main_loop::daemon_main;
+pub use main_loop::{Role, daemon_main};

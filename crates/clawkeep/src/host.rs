@@ -47,6 +47,11 @@ impl Host {
         &self.root
     }
 
+    /// This program's own file.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The state directory, made ready for use.
     ///
     /// # Errors

@@ -250,8 +250,12 @@ pub mod tests {
           incident   2026-11-24T07:01:00Z: line one
                      line two
         "#);
-        let daemon =
-            DaemonStatus { pid: 42, version: "0.1.0".into(), started_at: "2026-11-24T06:59:59Z".into() };
+        let daemon = DaemonStatus {
+            pid: 42,
+            version: "0.1.0".into(),
+            started_at: "2026-11-24T06:59:59Z".into(),
+            managed: false,
+        };
         let status = Status { schema: 1, daemon, sandboxes: vec![ready("my-assistant"), held("other")] };
         insta::assert_snapshot!(all(&status, Path::new("/h")), @r#"
         NAME             PHASE   AGENT               GUARDS            MODEL
