@@ -122,8 +122,10 @@ async fn admit_all(daemon: Arc<Daemon>, waiting: Vec<SandboxName>, manager: Mana
     let of = waiting.len();
     manager.starting(0, of);
     admit(&daemon, waiting, |done| manager.starting(done, of)).await;
-    let count = daemon.slots().len();
-    manager.ready(&format!("{count} {}", if count == 1 { "sandbox" } else { "sandboxes" }));
+    manager.ready(&format!(
+        "serving; {of} {} started first",
+        if of == 1 { "sandbox was" } else { "sandboxes were" }
+    ));
 }
 
 /// The lock of the daemon that was started on demand, which is asked to end. One that a service manager runs

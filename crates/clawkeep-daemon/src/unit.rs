@@ -114,7 +114,7 @@ pub fn text(scope: Scope, program: &Path, home: &Path) -> Result<String, Unfit> 
          WorkingDirectory=/\n\
          UMask=0077\n\
          Restart=always\n\
-         RestartSec=1\n\
+         RestartSec=500ms\n\
          TimeoutStartSec=120\n\
          TimeoutStopSec=90\n\
          WatchdogSec=30\n\
