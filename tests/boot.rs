@@ -7,7 +7,8 @@ mod support;
 
 use std::fs;
 
-use clawkeep_daemon::api::{AgentChoice, Create, Request, SandboxStatus};
+use clawkeep_daemon::Client;
+use clawkeep_daemon::api::{AgentChoice, Create, Request, SandboxStatus, Value};
 use container::{BUNDLE, Container};
 use support::{Installation, LONG, name};
 use testkit::{fake, wait_until};
@@ -165,6 +166,85 @@ fn a_unit_that_is_not_ours_is_left_alone() {
         "--recursive-errors=no",
         "/etc/systemd/system/clawkeep.service",
     ]);
+}
+
+#[test]
+fn a_user_has_a_service_of_her_own_that_starts_at_boot_once_she_lingers() {
+    let Some(mut container) = Container::new() else { return };
+    container.boot();
+    let text = |output: &std::process::Output| {
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = text(&container.run_as_ann(&["clawkeep", "service", "install", "--system"]));
+    assert!(
+        said.contains("error[needs-root]") && said.contains("next: clawkeep service install --user"),
+        "{said}"
+    );
+    let said = text(&container.run_as_ann(&["clawkeep", "service", "install"]));
+    assert!(said.contains("error[no-user-manager]") && said.contains("enable-linger 1000"), "{said}");
+    // As a login does.
+    container.must(&["systemctl", "start", "user@1000.service"]);
+    let output = container.run_as_ann(&["clawkeep", "service", "install"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("not at boot\n  next: loginctl enable-linger 1000"), "{said}");
+    assert!(container.path("home/ann/.config/systemd/user/clawkeep.service").exists());
+    wait_until(LONG, "logind", || {
+        container.run(&["loginctl", "enable-linger", "1000"]).status.success().then_some(())
+    });
+    // In a container on cgroup v1 an orderly end of her systemd is not noticed for 90 s; the boot is what counts.
+    container.cut_power();
+    container.boot();
+    let shown = wait_until(LONG, "her service to be active", || {
+        let output = container.run_as_ann(&["clawkeep", "service", "status"]);
+        output.status.success().then(|| text(&output))
+    });
+    assert!(shown.contains("clawkeep.service (user): installed, enabled, active since "), "{shown}");
+    assert!(shown.contains("  home  /home/ann/.local/share/clawkeep\n"), "{shown}");
+    let said = text(&container.run_as_ann(&["clawkeep", "service", "uninstall"]));
+    assert!(said.contains("there are no sandboxes, and no daemon runs"), "{said}");
+    assert!(container.daemons().is_empty());
+}
+
+#[test]
+fn where_there_is_no_systemd_one_line_starts_everything_at_boot() {
+    let installation = Installation::new();
+    if clawkeep_daemon::unit::systemd_runs() {
+        eprintln!("SKIPPED: this host has systemd: what is said without it cannot be seen");
+        return;
+    }
+    sleeper(&installation, "box");
+    installation.ready("box");
+    let output = installation.clawkeep(&["service", "install"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error[no-systemd]: "), "{said}");
+    let output = installation.clawkeep(&["service", "status", "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &shown["installed"]), (Some(1), &false.into()));
+    let line = shown["boot_line"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("echo '{line}'")), "{said}");
+    assert_eq!(installation.clawkeep(&["service", "run"]).status.code(), Some(1), "beside the one that runs");
+
+    installation.lose_power();
+    // As cron runs it (crontab(5)): by /bin/sh, with hardly a variable.
+    let command = line.strip_prefix("@reboot ").unwrap();
+    let mut cron = std::process::Command::new("/bin/sh");
+    cron.args(["-c", command]).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/");
+    let mut cron = cron.stdin(std::process::Stdio::null()).spawn().unwrap();
+    let status = wait_until(LONG, "the sandbox to be back without a command", || {
+        let mut daemon = Client::connect(&installation.home.socket()).unwrap()?;
+        match daemon.ask(&Request::Sandbox { name: Some(name("box")) }, |_| ()).ok()? {
+            Value::Sandbox(found) => (found.phase == "ready").then_some(found),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(status.gateway.unwrap().restarts, 1);
+    // The line is the daemon's parent: it ends with it.
+    assert!(cron.try_wait().unwrap().is_none());
+    drop(installation);
+    // Whoever looked for what was left behind may have buried it.
+    assert!(cron.wait().map_or(true, |status| status.success()));
 }
 
 /// A sandbox whose agent does nothing.

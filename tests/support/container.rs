@@ -3,7 +3,7 @@
 //! power cut of the container is what is in its root.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -18,6 +18,10 @@ use crate::support::{LONG, PROGRAM};
 /// Where the program is in the container, and the bundle with the fake gateway.
 pub const INSIDE: &str = "/usr/local/bin/clawkeep";
 pub const BUNDLE: &str = "/opt/fake";
+
+/// The user's systemd needs a session's variables and nothing else.
+const PAM: &str =
+    "account required pam_permit.so\nsession required pam_permit.so\nsession optional pam_systemd.so\n";
 
 /// The state directory of root in the container.
 const STATE: &str = "var/lib/clawkeep";
@@ -71,6 +75,7 @@ impl Container {
             "root",
             "opt/fake",
             "opt/bin",
+            "home/ann",
         ] {
             fs::create_dir_all(self.path(dir)).unwrap();
         }
@@ -78,14 +83,18 @@ impl Container {
             symlink(format!("usr/{top}"), self.path(top)).unwrap();
         }
         for (file, text) in [
-            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
-            ("etc/group", "root:x:0:\n"),
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n"),
+            ("etc/group", "root:x:0:\nann:x:1000:\n"),
             ("etc/machine-id", ""),
             ("etc/hostname", "boots\n"),
             ("etc/os-release", "ID=linux\n"),
         ] {
             fs::write(self.path(file), text).unwrap();
         }
+        // A user's own systemd is started as a login is.
+        fs::create_dir(self.path("etc/pam.d")).unwrap();
+        fs::write(self.path("etc/pam.d/systemd-user"), PAM).unwrap();
+        chown(self.path("home/ann"), Some(1000), Some(1000)).unwrap();
         fs::copy("/etc/ld.so.cache", self.path("etc/ld.so.cache")).unwrap();
         fs::copy(PROGRAM, self.path("opt/bin/clawkeep")).unwrap();
         fs::copy(testkit::fake::gateway(), self.path("opt/fake/fake-gateway")).unwrap();
@@ -113,7 +122,7 @@ impl Container {
         script += "exec systemd-nspawn \"$@\"";
         let mut command = Command::new("/bin/sh");
         command.args(["-ec", &script, "sh", "--quiet", "--boot", "--register=no", "--keep-unit"]);
-        command.args(["--private-users=no", "--private-network", "--capability=all", "--console=passive"]);
+        command.args(["--private-users=no", "--private-network", "--capability=all", "--console=read-only"]);
         command.args(["--link-journal=no", "--bind-ro=/usr", "--directory"]).arg(self.root.path());
         // /usr is the host's: the program is laid over an empty directory of it.
         let bin = self.path("opt/bin");
@@ -153,7 +162,13 @@ impl Container {
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// The same, which must succeed; what it printed.
+    /// The same as the user ann.
+    pub fn run_as_ann(&self, argv: &[&str]) -> Output {
+        let ann = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", "HOME=/home/ann"];
+        self.run(&[&ann[..], &["XDG_RUNTIME_DIR=/run/user/1000"], argv].concat())
+    }
+
+    /// The same as root, which must succeed; what it printed.
     #[track_caller]
     pub fn must(&self, argv: &[&str]) -> String {
         let output = self.run(argv);
@@ -171,16 +186,21 @@ impl Container {
     pub fn shut_down_for_reboot(&mut self) {
         // The connection may be gone before it is answered.
         self.run(&["systemctl", "reboot"]);
-        let mut machine = self.machine.take().unwrap();
-        wait_until(LONG, "the container to go down", || machine.nspawn.try_wait().unwrap());
+        self.ended("the container to go down");
+    }
+
+    fn ended(&mut self, what: &str) {
+        wait_until(LONG, what, || {
+            self.machine.as_mut().and_then(|machine| machine.nspawn.try_wait().unwrap())
+        });
+        self.machine = None;
     }
 
     /// As a power cut: everything in it is gone in one moment, nothing is told.
     pub fn cut_power(&mut self) {
-        let mut machine = self.machine.take().unwrap();
-        assert!(machine.first.kill());
-        assert!(machine.first.ends_within(LONG));
-        wait_until(LONG, "nspawn to end", || machine.nspawn.try_wait().unwrap());
+        let first = &self.machine().first;
+        assert!(first.kill() && first.ends_within(LONG));
+        self.ended("nspawn to end");
     }
 
     /// Ask the daemon over its socket: no command is run, nothing is started by it.

@@ -64,7 +64,7 @@ impl Service<'_> {
         // It takes the place of a daemon that was started on demand, and adopts what that one ran.
         self.systemctl(&[if changed { "restart" } else { "start" }, UNIT])?;
         let shown = self.show()?;
-        let no_linger = self.scope == Scope::User && self.lingers() == Some(false);
+        let no_linger = self.scope == Scope::User && !self.lingers();
         let linger = no_linger.then(|| self.linger());
         if self.json {
             output::print_json(&json!({

@@ -104,13 +104,13 @@ impl Service<'_> {
         format!("loginctl enable-linger {}", rustix::process::getuid().as_raw())
     }
 
-    /// Whether this user's services start at boot; `None` when nobody can say.
-    pub(super) fn lingers(&self) -> Option<bool> {
+    /// Whether this user's services start at boot. Of users that neither linger nor are logged in, loginctl
+    /// says nothing.
+    pub(super) fn lingers(&self) -> bool {
         let mut loginctl = std::process::Command::new("loginctl");
         let uid = rustix::process::getuid().as_raw().to_string();
         loginctl.args(["show-user", "--property=Linger", "--value", &uid]).stdin(std::process::Stdio::null());
-        let output = loginctl.output().ok().filter(|output| output.status.success())?;
-        Some(output.stdout.trim_ascii() == b"yes")
+        loginctl.output().is_ok_and(|output| output.status.success() && output.stdout.trim_ascii() == b"yes")
     }
 }
 
