@@ -102,7 +102,7 @@ pub fn text(scope: Scope, program: &Path, home: &Path) -> Result<String, Unfit> 
          # Changes of your own belong in a drop-in: systemctl edit {UNIT}\n\
          [Unit]\n\
          Description=Clawkeep: keeps AI agents running in sandboxes\n\
-         After=local-fs.target network.target time-sync.target apparmor.service\n\
+         After=local-fs.target network.target apparmor.service\n\
          RequiresMountsFor=\"{home}\"\n\
          StartLimitIntervalSec=0\n\
          \n\
