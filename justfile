@@ -14,9 +14,14 @@ lint:
 deny:
     cargo deny check licenses bans sources
 
-# Figures: respawn, wiped to exec, isolation beside bubblewrap, memory.
+# Figures: respawn, wiped to exec, isolation beside bubblewrap, memory, a boot of twenty sandboxes.
 bench:
     cargo bench -p clawkeep --bench recovery
+    cargo bench -p clawkeep --bench boot
+
+# A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
+reboot-test *ARGS:
+    scripts/reboot-test {{ARGS}}
 
 # So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
 soak minutes="60":

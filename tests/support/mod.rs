@@ -10,7 +10,7 @@ use clawkeep_daemon::ensure;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::Home;
 use testkit::fake::Launch;
-use testkit::{Leftovers, wait_until};
+use testkit::{Handle, Leftovers, wait_until};
 
 /// For whatever must happen on a machine that is busy with other tests.
 /// The fake gateway's configuration, below its home.
@@ -174,6 +174,24 @@ impl Installation {
         };
         self.ask(&Request::Create(Box::new(create))).unwrap();
         self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
+    }
+
+    /// As after a power cut and a boot: the daemon and everything in the sandboxes gone, only the state
+    /// directory is left.
+    pub fn lose_power(&self) {
+        let status = self.daemon();
+        let gateways = status.sandboxes.iter().filter_map(|sandbox| sandbox.gateway.as_ref());
+        let gateways: Vec<_> =
+            gateways.filter_map(|gateway| testkit::processes::process(gateway.pid)).collect();
+        let daemon = Handle::of(status.daemon.pid.cast_signed()).expect("the daemon runs");
+        let parent = Handle::of(daemon.process.parent).expect("the daemon's parent runs");
+        assert!(parent.kill() && daemon.kill());
+        assert!(parent.ends_within(LONG) && daemon.ends_within(LONG));
+        for gateway in gateways {
+            // Its sandbox's first process; with it all of them go.
+            let init = Handle::of(gateway.parent).expect("the sandbox runs");
+            assert!(init.kill() && init.ends_within(LONG));
+        }
     }
 
     /// What every start of the fake gateway was given.

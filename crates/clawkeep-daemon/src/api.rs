@@ -302,6 +302,9 @@ pub struct DaemonStatus {
     /// What is degraded on its side: a full or read-only state directory, a journal that is not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// Whether a service manager runs it: then it is nobody else's to replace.
+    #[serde(default)]
+    pub managed: bool,
 }
 
 /// `NAME status --json`.

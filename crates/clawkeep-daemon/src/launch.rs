@@ -23,6 +23,7 @@ use crate::Client;
 use crate::api::Failure;
 use crate::main_loop::{ALREADY_RUNNING, NEWER_REGISTRY};
 use crate::say::say;
+use crate::unit;
 
 /// How long a daemon may take until its socket answers.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,8 +43,12 @@ const NO_START: Duration = Duration::from_secs(2);
 /// What the daemon gets of our environment; everything else could change how it runs.
 const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "RUST_LOG", "RUST_BACKTRACE"];
 
-/// A connection to this home's daemon, which is started if there is none. `program` is this program's file.
-/// Any number of callers at once end up with the same daemon.
+/// How long a service manager gets that was asked to start it, before it is started without one.
+const HEAD_START: Duration = Duration::from_secs(8);
+
+/// A connection to this home's daemon, which is started if there is none: by the service manager where it has
+/// a unit for that, else by a parent of its own. `program` is this program's file. Any number of callers at
+/// once end up with the same daemon.
 ///
 /// # Errors
 /// `daemon-start` with the end of its log, when none serves within 20 seconds; `daemon-unreachable`.
@@ -63,6 +68,9 @@ pub fn ensure(home: &Home, program: &Path) -> Result<Client, Failure> {
     let deadline = Instant::now() + PATIENCE;
     let mut parent: Option<Child> = None;
     let mut start_at = Instant::now();
+    if unit::serving(home).is_some_and(unit::start) {
+        start_at += HEAD_START;
+    }
     loop {
         match parent.as_mut().map(Child::try_wait) {
             None if Instant::now() >= start_at => {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
 
+mod admission;
 mod agents;
 pub mod api;
 mod ca;
@@ -12,6 +13,7 @@ mod create;
 mod forward;
 mod launch;
 mod main_loop;
+mod manager;
 mod rebuild;
 mod route;
 mod running;
@@ -21,8 +23,9 @@ mod sessions;
 mod status;
 mod trouble;
 mod turn;
+pub mod unit;
 mod wire;
 
 pub use client::Client;
 pub use launch::{connect, ensure, parent_main};
-pub use main_loop::daemon_main;
+pub use main_loop::{Role, daemon_main};

@@ -6,13 +6,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawkeep_store::{Home, JournalWriter, LockError, Store, StoreError};
+use clawkeep_plan::SandboxName;
+use clawkeep_store::{DaemonLock, Home, JournalWriter, LockError, Store, StoreError};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::Client;
+use crate::admission::admit;
+use crate::api::{Request, Value};
 use crate::create::sweep_removed;
 use crate::launch::OURSELVES;
+use crate::manager::{self, Heart, Manager};
 use crate::say::say;
 use crate::server::Daemon;
 use crate::trouble::MEND_EVERY;
@@ -27,12 +32,27 @@ pub const NEWER_REGISTRY: u8 = 78;
 /// Journal entries that wait in memory at most.
 const JOURNAL_QUEUE: usize = 4096;
 
+/// How long the sandboxes get to end when the host goes down.
+const WIND_DOWN: Duration = Duration::from_secs(60);
+
+/// How long a service's daemon waits for the one that it replaces.
+const TAKE_OVER: Duration = Duration::from_secs(20);
+
+/// Who runs the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The command line, through the tiny parent: ends when another daemon is there.
+    OnDemand,
+    /// A service manager: takes the place of a daemon that was started on demand.
+    Service,
+}
+
 /// Run the daemon of this state directory until it is told to end.
-pub fn daemon_main(home: &Path) -> ExitCode {
+pub fn daemon_main(home: &Path, role: Role) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(serve(home));
+            let outcome = runtime.block_on(serve(home, role));
             runtime.shutdown_timeout(Duration::from_secs(2));
             outcome
         }
@@ -47,9 +67,13 @@ pub fn daemon_main(home: &Path) -> ExitCode {
     }
 }
 
-async fn serve(home: &Path) -> Result<ExitCode, String> {
+async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     let (home, trouble) = Home::open_as_it_is(home).map_err(|e| e.to_string())?;
-    let _lock = match home.lock_daemon() {
+    let lock = match home.lock_daemon() {
+        Err(LockError::AlreadyRunning { .. }) if role == Role::Service => take_over(&home).await?,
+        other => other,
+    };
+    let _lock = match lock {
         Ok(lock) => lock,
         Err(error @ LockError::AlreadyRunning { .. }) => {
             say(format_args!("clawkeep daemon: {error}"));
@@ -78,18 +102,22 @@ async fn serve(home: &Path) -> Result<ExitCode, String> {
     if let Some(note) = opened.repaired {
         daemon.note("repaired", &note.to_string());
     }
+    let manager = Manager::of_process();
+    let asked = Arc::clone(&daemon.store);
+    let mut heart = manager.heart(move || asked.default().is_ok());
     // Before anybody can ask: an answer about a sandbox always comes from its supervisor.
-    daemon.resume().await.map_err(|e| e.to_string())?;
+    let waiting = daemon.resume().await.map_err(|e| e.to_string())?;
     let mut listener = listen(&daemon.home);
     if let Err(error) = &listener {
         // Nobody can ask, and yet everything is kept running.
         daemon.note("unreachable", error);
     }
+    tokio::spawn(admit_all(Arc::clone(&daemon), waiting, manager));
     let mut mend = tokio::time::interval(MEND_EVERY);
     mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let sandboxes = daemon.home.sandboxes();
     drop(tokio::task::spawn_blocking(move || sweep_removed(&sandboxes)));
-    loop {
+    let told_to_end = loop {
         tokio::select! {
             accepted = accept(&listener) => match accepted {
                 Ok((stream, _)) => {
@@ -106,12 +134,19 @@ async fn serve(home: &Path) -> Result<ExitCode, String> {
                 let daemon = Arc::clone(&daemon);
                 drop(tokio::task::spawn_blocking(move || daemon.mend()));
             }
-            () = daemon.shutdown.notified() => break,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = Heart::due(&mut heart) => heart.iter().for_each(Heart::beat),
+            () = daemon.shutdown.notified() => break false,
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break false,
         }
+    };
+    if told_to_end && manager::goes_down().await {
+        // A sandbox's first process takes no SIGTERM: without us the host would wait for it in vain.
+        manager.stopping("the host goes down: ending the sandboxes");
+        daemon.wind_down(WIND_DOWN).await;
+    } else {
+        manager.stopping("the sandboxes go on; the next daemon adopts them");
     }
-    // The sandboxes go on; the next daemon adopts them.
     journal.flush(Duration::from_secs(5));
     Ok(ExitCode::SUCCESS)
 }
@@ -122,6 +157,52 @@ async fn accept(listener: &Result<UnixListener, String>) -> std::io::Result<(Uni
         Ok(listener) => listener.accept().await,
         Err(_) => std::future::pending().await,
     }
+}
+
+/// Start what should run and tell the manager when all of it has been.
+async fn admit_all(daemon: Arc<Daemon>, waiting: Vec<SandboxName>, manager: Manager) {
+    let of = waiting.len();
+    manager.starting(0, of);
+    admit(&daemon, waiting, |done| manager.starting(done, of)).await;
+    manager.ready(&format!(
+        "serving; {of} {} started first",
+        if of == 1 { "sandbox was" } else { "sandboxes were" }
+    ));
+}
+
+/// The lock of the daemon that was started on demand, which is asked to end. One that a service manager runs
+/// is left alone: two managers would take it from each other for ever.
+async fn take_over(home: &Home) -> Result<Result<DaemonLock, LockError>, String> {
+    let until = tokio::time::Instant::now() + TAKE_OVER;
+    loop {
+        let socket = home.socket();
+        let asked = tokio::task::spawn_blocking(move || ask_to_end(&socket));
+        // One that does not even answer may still go away by itself.
+        if let Ok(Ok(Ended::Managed)) = tokio::time::timeout_at(until, asked).await {
+            return Err("a service's daemon serves this home already: systemctl status clawkeep".into());
+        }
+        match home.lock_daemon() {
+            Err(LockError::AlreadyRunning { .. }) if tokio::time::Instant::now() < until => {}
+            taken => return Ok(taken),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+enum Ended {
+    Asked,
+    Managed,
+}
+
+fn ask_to_end(socket: &Path) -> Ended {
+    let ask = |request: &Request| Client::connect(socket).ok()??.ask(request, |_| ()).ok();
+    match ask(&Request::Status) {
+        Some(Value::Status(status)) if status.daemon.managed => return Ended::Managed,
+        _ => {}
+    }
+    // It may be gone before its answer is through.
+    let _ = ask(&Request::Shutdown);
+    Ended::Asked
 }
 
 fn listen(home: &Home) -> Result<UnixListener, String> {

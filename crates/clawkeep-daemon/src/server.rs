@@ -14,6 +14,7 @@ use clawkeep_supervisor::{Snapshot, Wish};
 
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
+use crate::manager::Manager;
 use crate::running::Running;
 use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
@@ -74,33 +75,68 @@ impl Daemon {
     }
 
     /// Supervise everything that the registry knows, and wait until each supervisor has looked for what it
-    /// finds running: nobody must hear "stopped" of a sandbox that is well.
-    pub async fn resume(&self) -> Result<(), StoreError> {
+    /// finds running: nobody must hear "stopped" of a sandbox that is well. Gives those that should run and do
+    /// not: they are to be started.
+    pub async fn resume(&self) -> Result<Vec<SandboxName>, StoreError> {
         let records = self.store.list()?;
-        records.iter().for_each(|record| self.supervise(record, None));
-        let begun: Vec<_> = self.slots().values().filter_map(|slot| slot.as_ref().ok().cloned()).collect();
-        for running in begun {
+        records.iter().for_each(|record| self.supervise_quietly(record, None));
+        let mut waiting = Vec::new();
+        for record in records {
+            let Some(Ok(running)) = self.slots().get(&record.name).cloned() else { continue };
             let mut status = running.status.clone();
             // One that takes longer is told about as it is.
             let _ = tokio::time::timeout(RESUME_PATIENCE, status.wait_for(|snapshot| snapshot.looked)).await;
+            let found = running.status.borrow().phase != Phase::Stopped;
+            // The supervisors were begun just now and listen.
+            let _ = match record.desired {
+                Desired::Stopped => running.wish(Wish::Stop),
+                Desired::Running if found => running.wish(Wish::Start),
+                Desired::Running => {
+                    waiting.push(record.name);
+                    Ok(())
+                }
+            };
         }
-        Ok(())
+        Ok(waiting)
+    }
+
+    /// The host goes down: end every sandbox now, each gateway with its time to end well. What should run is
+    /// not changed: the next boot starts it. Whatever is not through after `patience` is left to the host.
+    pub async fn wind_down(&self, patience: Duration) {
+        let running: Vec<_> = self.slots().values().filter_map(|slot| slot.clone().ok()).collect();
+        for running in &running {
+            // One whose supervisor has ended cannot be told, and is not waited for either.
+            let _ = running.wish(Wish::Stop);
+        }
+        let all = async {
+            for running in &running {
+                let mut status = running.status.clone();
+                let down = |snapshot: &Snapshot| snapshot.phase == Phase::Stopped && !snapshot.wanted;
+                let _ = status.wait_for(down).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     /// Begin to supervise a sandbox as its record says. `dashboard` is a listener on its port, if it is bound
     /// already.
     pub fn supervise(&self, record: &SandboxRecord, dashboard: Option<tokio::net::TcpListener>) {
+        self.supervise_quietly(record, dashboard);
+        if let Some(Ok(running)) = self.slots().get(&record.name) {
+            let wish = match record.desired {
+                Desired::Running => Wish::Start,
+                Desired::Stopped => Wish::Stop,
+            };
+            // The supervisor was begun just now and listens.
+            let _ = running.wish(wish);
+        }
+    }
+
+    /// The same without a wish: what runs is adopted, and nothing started.
+    fn supervise_quietly(&self, record: &SandboxRecord, dashboard: Option<tokio::net::TcpListener>) {
         let begun = self.begin(record, dashboard).map(Arc::new).map_err(|failure| failure.message);
-        match &begun {
-            Ok(running) => {
-                let wish = match record.desired {
-                    Desired::Running => Wish::Start,
-                    Desired::Stopped => Wish::Stop,
-                };
-                // The supervisor was begun just now and listens.
-                let _ = running.wish(wish);
-            }
-            Err(why) => say(format_args!("{}: cannot be supervised: {why}", record.name)),
+        if let Err(why) = &begun {
+            say(format_args!("{}: cannot be supervised: {why}", record.name));
         }
         self.slots().insert(record.name.clone(), begun);
     }
@@ -205,6 +241,7 @@ impl Daemon {
                         version: env!("CARGO_PKG_VERSION").to_owned(),
                         started_at: rfc3339(self.started_at),
                         troubles: self.troubles(),
+                        managed: Manager::of_process().listens(),
                     },
                     sandboxes: records.iter().map(|record| self.status_of(record)).collect(),
                 })))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clawkeep_recovery::{Phase, Rung};
-use clawkeep_store::{Home, SandboxRecord};
+use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
@@ -43,6 +43,10 @@ fn rung_word(rung: Rung) -> &'static str {
         Rung::Agent => "agent",
         Rung::Safe => "safe",
     }
+}
+
+fn starts_soon(record: &SandboxRecord, found: &Snapshot) -> bool {
+    record.desired == Desired::Running && found.phase == Phase::Stopped && !found.wanted
 }
 
 /// The status of one sandbox. `running` is missing where it cannot even be supervised.
@@ -85,8 +89,13 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
         schema: 1,
         name: record.name.clone(),
         default: record.default,
-        phase: snapshot.as_ref().map_or("held", phase_word).to_owned(),
-        should_run: record.desired == clawkeep_store::Desired::Running,
+        phase: match &snapshot {
+            // Its start has not had its turn yet.
+            Some(found) if found.looked && starts_soon(record, found) => "preparing",
+            found => found.as_ref().map_or("held", phase_word),
+        }
+        .to_owned(),
+        should_run: record.desired == Desired::Running,
         onboarded: !record.onboarding,
         agent: plan.map_or_else(
             || AgentStatus { name: "unknown".into(), version: String::new(), runtime: String::new() },

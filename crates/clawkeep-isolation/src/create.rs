@@ -88,7 +88,9 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
         .stdout(Stdio::null())
         .spawn()
         .map_err(host("start the setup"))?;
-    let sent = wire::send(&ours, spec, &[control.as_fd(), log.as_fd(), lock.as_fd()]);
+    // It waits for the specification, and everything in the sandbox descends from it.
+    let sent = usual_oom_score(child.id())
+        .and_then(|()| wire::send(&ours, spec, &[control.as_fd(), log.as_fd(), lock.as_fd()]));
     let outcome = sent.and_then(|()| wire::receive::<SetupOutcome>(&ours));
     let status = child.wait().map_err(host("wait for the setup"))?;
     match outcome {
@@ -99,6 +101,16 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
             reason: format!("it ended without a word ({status})"),
         }),
         Err(source) => Err(CreateError::Host { step: "talk to the setup", source }),
+    }
+}
+
+/// A daemon that is to outlive an OOM kill (oom_score_adj below 0, proc(5)) hands that on to its children;
+/// an agent must not have it.
+fn usual_oom_score(pid: u32) -> io::Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match std::fs::read_to_string(&path)?.trim().starts_with('-') {
+        true => std::fs::write(path, "0"),
+        false => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, completion, connect, destroy, events, exec, gateway, inference, list, logs, onboard, rebuild,
-    recover, status, why,
+    recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -68,6 +68,8 @@ pub enum Command {
     Destroy(destroy::Options),
     /// Ask the agent one question
     Agent(agent::Options),
+    /// The daemon as a service that starts at boot
+    Service(service::Options),
     /// Print a completion script for a shell
     Completion(completion::Options),
     /// Print the version

@@ -15,6 +15,7 @@ pub mod onboard;
 pub mod rebuild;
 pub mod recover;
 mod route;
+pub mod service;
 pub mod start;
 pub mod status;
 pub mod stop;
@@ -64,6 +65,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Start(which) => start::run(&host, &which),
         Command::Destroy(options) => destroy::run(&host, &options),
         Command::Agent(options) => agent::run(&host, &options),
+        Command::Service(options) => service::run(&host, &options),
         Command::Completion(_) | Command::Version => Ok(0),
     }
 }

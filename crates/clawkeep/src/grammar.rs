@@ -29,8 +29,11 @@ const OF_A_SANDBOX: &[&str] = &[
 /// Those of them that are two words.
 const OF_TWO_WORDS: &[(&str, &[&str])] = &[("gateway", &["restart"]), ("inference", &["get", "set"])];
 
+/// Commands about none that are two words.
+const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[("service", &["install", "uninstall", "status", "run"])];
+
 /// Commands about none.
-const OF_NONE: &[&str] = &["completion", "help", "list", "onboard", "version"];
+const OF_NONE: &[&str] = &["completion", "help", "list", "onboard", "service", "version"];
 
 /// Commands of the outside contract that this version does not have, and what does the job meanwhile.
 const NOT_YET: &[(&str, &str)] = &[
@@ -43,7 +46,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("doctor", "clawkeep status --json"),
     ("drill", "clawkeep NAME recover"),
     ("policy", "clawkeep NAME status (only the model's route leads out)"),
-    ("service", "clawkeep status (any command starts the daemon)"),
     ("snapshot", "stop the sandbox, then copy $CLAWKEEP_HOME/sandboxes/NAME/home"),
     ("tui", "clawkeep status"),
     ("uninstall", "clawkeep NAME destroy, then remove $CLAWKEEP_HOME"),
@@ -103,7 +105,11 @@ pub fn verb_first(mut args: Vec<OsString>) -> Result<Vec<OsString>, Problem> {
 pub fn command_of(args: &[OsString]) -> Option<String> {
     let word = |at: usize| args.get(at).map(|word| word.to_string_lossy());
     let first = word(1).filter(|first| !first.starts_with('-'))?;
-    let others = OF_TWO_WORDS.iter().find(|(one, _)| first == *one).map(|(_, others)| *others);
+    let others = OF_TWO_WORDS
+        .iter()
+        .chain(OF_NONE_AND_TWO_WORDS)
+        .find(|(one, _)| first == *one)
+        .map(|(_, others)| *others);
     let second = word(2).filter(|second| others.is_some_and(|others| others.contains(&second.as_ref())));
     Some(second.map_or_else(|| first.to_string(), |second| format!("{first} {second}")))
 }
@@ -159,6 +165,7 @@ mod tests {
             ("box why --last 1", "why box --last 1"),
             ("events --follow", "events --follow"),
             ("box events", "events box"),
+            ("service status --json", "service status --json"),
             ("onboard --name box -- sleep 1", "onboard --name box -- sleep 1"),
         ] {
             assert_eq!(rewritten(from).unwrap(), to, "{from}");
@@ -175,6 +182,7 @@ mod tests {
             ("init", "unknown-command"),
             ("pod connect", "unknown-command"),
             ("box list", "usage"),
+            ("box service", "usage"),
             ("box gateway", "usage"),
             ("box inference", "usage"),
             ("drill box", "not-yet"),
@@ -209,6 +217,8 @@ mod tests {
             ("list extra", Some("list")),
             ("inference set box", Some("inference set")),
             ("inference box", Some("inference")),
+            ("service install --x", Some("service install")),
+            ("service run", Some("service run")),
             ("status set", Some("status")),
             ("--nothing", None),
             ("", None),

@@ -47,6 +47,11 @@ impl Host {
         &self.root
     }
 
+    /// This program's own file.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The state directory, made ready for use. A full or read-only disk is no error: there is still much to ask
     /// about, and what needs the disk says so itself.
     ///

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clawkeep_daemon::api::Request;
-use clawkeep_daemon::{connect, daemon_main, parent_main};
+use clawkeep_daemon::{Role, connect, daemon_main, parent_main};
 
-/// `daemon --home DIR` and one of `--parent`, `--serve`, `--stop`.
+/// `daemon --home DIR` and one of `--parent`, `--serve`, `--service`, `--stop`.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(2).collect();
     let [option, home, role] = &args[..] else { return usage() };
@@ -25,7 +25,8 @@ pub fn main() -> ExitCode {
     };
     match role.to_str() {
         Some("--parent") => parent_main(&home, &program),
-        Some("--serve") => daemon_main(&home),
+        Some("--serve") => daemon_main(&home, Role::OnDemand),
+        Some("--service") => daemon_main(&home, Role::Service),
         Some("--stop") => stop(&home),
         _ => usage(),
     }
@@ -52,6 +53,6 @@ fn stop(home: &std::path::Path) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: clawkeep daemon --home DIR --parent|--serve|--stop");
+    eprintln!("usage: clawkeep daemon --home DIR --parent|--serve|--service|--stop");
     ExitCode::from(2)
 }

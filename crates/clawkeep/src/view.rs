@@ -262,6 +262,7 @@ pub mod tests {
             version: "0.1.0".into(),
             started_at: "2026-11-24T06:59:59Z".into(),
             troubles: vec!["no space left for /h: nothing can be changed".into()],
+            managed: false,
         };
         let status = Status { schema: 1, daemon, sandboxes: vec![ready("my-assistant"), held("other")] };
         insta::assert_snapshot!(all(&status, Path::new("/h")), @r#"
