@@ -71,7 +71,7 @@ fn limits_are_in_force_on_what_runs_and_init_is_beside_it() {
     assert_eq!(limit("Max processes"), ["64", "64"]);
     // A session leaves some of the processes to the gateway.
     let (output, _) =
-        sandbox.sh("grep -E 'processes|file size' /proc/self/limits | tr -s ' ' | cut -d' ' -f4");
+        sandbox.sh("grep -E '^Max (processes|file size)' /proc/self/limits | tr -s ' ' | cut -d' ' -f4");
     assert_eq!(output, "1048576\n48\n");
     // The group's own name for itself tells nothing of the host's.
     let (own, _) = sandbox.sh("cat /proc/self/cgroup");
