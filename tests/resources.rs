@@ -302,3 +302,36 @@ fn what_makes_no_sense_is_refused_before_anything_is_made() {
     assert!(output.status.code() == Some(2) && text.contains("the least is 67108864"), "{text}");
     assert!(!installation.home.sandboxes().join("my-assistant").exists());
 }
+
+/// Where control groups are not delegated: what is asked for is refused, what is not is told to be missing.
+#[test]
+fn an_ordinary_user_without_control_groups_is_told_so() {
+    let test = "an_ordinary_user_without_control_groups_is_told_so";
+    if testkit::Reexec::of(test).user(12_345).run() != testkit::Outcome::Inside {
+        return;
+    }
+    let installation = Installation::new();
+    let status = installation.create_fake("box", &[]);
+    let enforced = &limits(&status).enforced;
+    let told = installation.clawkeep(&["box", "status"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    // The machine may have delegated something to this user.
+    if Host::look().hierarchy() != Hierarchy::None {
+        assert!(enforced.memory_bytes.is_some() && !told.contains("NO LIMIT"), "{told}");
+        return;
+    }
+    assert_eq!((enforced.hierarchy, enforced.memory_bytes), (Hierarchy::None, None));
+    assert!(
+        told.contains("  NO LIMIT   memory is not limited: no control group is delegated to us"),
+        "{told}"
+    );
+    // The kernel keeps these for every process.
+    assert_eq!((enforced.pids, enforced.file_bytes), (Some(4096), Some(64 << 30)));
+    let (output, _) = installation.exec("box", "grep -E '^Max processes' /proc/1/limits /proc/self/limits");
+    assert!(output.contains("3072"), "{output}");
+    let command = ["--agent", "command", "--name", "capped", "--memory", "1G", "--", "sleep", "1000"];
+    let output = installation.clawkeep(&[["onboard", "--non-interactive"].as_slice(), &command].concat());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("error[limit-unenforceable]: the limit of memory cannot be enforced: "), "{text}");
+    assert!(!output.status.success() && !installation.home.sandbox(&name("capped")).root().exists());
+}
