@@ -157,6 +157,11 @@ fn dashboard(home: &Home, record: &SandboxRecord, port: u16, safe: bool) -> Opti
 fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let Some(receipt) = &snapshot.receipt else { return BTreeMap::new() };
     let isolation = &receipt.isolation;
+    let cgroup = match snapshot.limits.as_ref().map_or(Hierarchy::None, |limits| limits.enforced.hierarchy) {
+        Hierarchy::V2 => "v2",
+        Hierarchy::V1Hybrid => "v1",
+        Hierarchy::None => "none",
+    };
     let kinds: Vec<_> = isolation.namespaces.keys().map(String::as_str).collect();
     [
         ("landlock", format!("ABI {}, enforced in full", isolation.landlock_abi)),
@@ -164,10 +169,7 @@ fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
         ("namespaces", kinds.join(", ")),
         ("capabilities", "none".to_owned()),
         ("no-new-privileges", isolation.no_new_privs.to_string()),
-        (
-            "cgroup",
-            snapshot.limits.as_ref().map_or(Hierarchy::None, |limits| limits.enforced.hierarchy).to_string(),
-        ),
+        ("cgroup", cgroup.to_owned()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

@@ -111,7 +111,8 @@ pub fn enter(
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
     attach(&pts, root.as_fd(), "dev/pts")?;
-    attach(&new_mount("tmpfs", &[("mode", "1777"), ("size", "64m")], closed)?, root.as_fd(), "dev/shm")?;
+    let shared_memory = [("mode", "1777"), ("size", "64m"), ("nr_inodes", "16384")];
+    attach(&new_mount("tmpfs", &shared_memory, closed)?, root.as_fd(), "dev/shm")?;
 
     for Source { mount, tree, directory } in sources {
         let target = mount.target.trim_start_matches('/');
