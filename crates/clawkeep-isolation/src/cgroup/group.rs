@@ -58,8 +58,14 @@ impl Cgroup {
                 Controller::Pids => (Some(amounts.pids), asked.pids.is_some()),
                 Controller::Cpu => (amounts.cpu_milli, asked.cpu_milli.is_some()),
             };
-            let Some(amount) = amount else { continue };
             let seat = Seat { dir: base.dir.join(&group_name), ..base.clone() };
+            let Some(amount) = amount else {
+                if base.version == Version::V1 {
+                    // Of an earlier one that had this limit; it would be taken for ours. At worst it stays.
+                    let _ = remove(&seat);
+                }
+                continue;
+            };
             match group.seat(base, &seat, amount) {
                 Ok(()) => group.seats.push(seat),
                 Err(error) => {
@@ -288,6 +294,14 @@ mod tests {
         assert_eq!(Cgroup::find(&host, &id).seats, []);
         // Twice is once.
         next.remove().unwrap();
+        // A limit that an earlier one had, and this one has not.
+        let with = make();
+        let none = Limits::default();
+        let without = Cgroup::create(&host, ("box", &id), &none, &none.amounts(1 << 30)).unwrap();
+        assert!(with.enforced(&asked).cpu_milli.is_none());
+        assert_eq!(Cgroup::find(&host, &id).enforced(&none).cpu_milli, None);
+        without.remove().unwrap();
+        with.remove().unwrap();
     }
 
     #[test]
