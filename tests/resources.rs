@@ -258,7 +258,7 @@ fn a_full_tmp_does_not_keep_the_gateway_from_coming_back() {
     let bystander = Bystander::new(&installation);
     let before =
         installation.create_fake_within("box", &[], Limits { pids: None, cpu_milli: None, ..small() });
-    // By size and by number of files, in files that are not too large.
+    // In files that are not too large each.
     let fill = "i=0; while head -c 8000000 /dev/zero > /tmp/fill$i; do i=$((i + 1)); done";
     let (output, _) = installation.exec("box", fill);
     assert!(output.contains("No space left on device"), "{output}");
