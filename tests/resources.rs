@@ -111,7 +111,11 @@ fn limits_are_told_as_the_kernel_has_them_and_outlive_the_daemon() {
     let group = enforced.group.clone().unwrap();
     let dirs = directories(&group);
     assert_eq!(dirs.len(), if enforced.hierarchy == Hierarchy::V2 { 1 } else { 3 }, "{dirs:?}");
-    let members = |dir: &PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+    let members = |dir: &PathBuf| {
+        let part = dir.join("gateway");
+        let dir = if part.is_dir() { &part } else { dir };
+        std::fs::read_to_string(dir.join("cgroup.procs")).unwrap()
+    };
     assert!(dirs.iter().all(|dir| members(dir).lines().any(|pid| pid == gateway(&status).to_string())));
 
     let text = installation.clawkeep(&["box", "status"]);

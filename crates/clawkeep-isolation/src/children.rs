@@ -26,8 +26,8 @@ pub struct Confinement {
     route_only: Programs,
     no_netlink: Programs,
     amounts: Amounts,
-    /// What a process writes `0` to in order to join the sandbox's control group.
-    doors: Vec<OwnedFd>,
+    /// What a process writes `0` to in order to join the sandbox's control group: a gateway's and a session's.
+    doors: [Vec<OwnedFd>; 2],
 }
 
 /// A process that was started, and init's ends of its pipes.
@@ -51,7 +51,8 @@ struct ChildFds {
 }
 
 impl Confinement {
-    pub fn prepare(ids: IdMap, amounts: Amounts, doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+    pub fn prepare(ids: IdMap, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let sessions = doors.split_off(doors.len() / 2);
         let programs =
             |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
@@ -60,7 +61,7 @@ impl Confinement {
             route_only: programs(NetlinkRule::RouteOnly)?,
             no_netlink: programs(NetlinkRule::Refused)?,
             amounts,
-            doors,
+            doors: [doors, sessions],
         })
     }
 
@@ -147,7 +148,12 @@ impl Confinement {
         receipt: Option<&OwnedFd>,
     ) -> Result<std::convert::Infallible, Failure> {
         // First of all: from here on what it does is counted and limited, and so is all that comes from it.
-        for door in &self.doors {
+        let [of_gateway, of_session] = &self.doors;
+        let (doors, pids) = match spawn.kind {
+            Kind::Gateway => (of_gateway, self.amounts.pids),
+            Kind::Session => (of_session, self.amounts.session_pids()),
+        };
+        for door in doors {
             rustix::io::write(door, b"0").map_err(at("join the control group"))?;
         }
         rustix::process::setsid().map_err(at("start a session"))?;
@@ -162,11 +168,7 @@ impl Confinement {
         }
         // By the user's count, which the gateway and the sessions share. The ids of a sandbox are its own, so
         // nobody else's processes are in it.
-        let most = match spawn.kind {
-            Kind::Gateway => self.amounts.pids,
-            Kind::Session => self.amounts.session_pids(),
-        };
-        sys::limit(Resource::Nproc, most).map_err(at("limit the number of processes"))?;
+        sys::limit(Resource::Nproc, pids).map_err(at("limit the number of processes"))?;
         sys::limit(Resource::Fsize, self.amounts.file_bytes).map_err(at("limit the size of files"))?;
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };

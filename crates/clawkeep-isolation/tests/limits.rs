@@ -54,7 +54,7 @@ fn limits_are_in_force_on_what_runs_and_init_is_beside_it() {
     let gateway: i32 = children.trim().parse().unwrap();
     let member = |pid: i32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        text.lines().filter(|line| line.ends_with(&group)).count()
+        text.lines().filter(|line| line.contains(&group)).count()
     };
     // It joins first and then takes the limits upon itself.
     let comm = || std::fs::read_to_string(format!("/proc/{gateway}/comm")).unwrap();

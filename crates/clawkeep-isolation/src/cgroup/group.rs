@@ -13,6 +13,11 @@ use super::{Amounts, Controller, Enforced, Limits, Seat, Usage, Version, read, v
 /// How the name of every control group of ours begins.
 const PREFIX: &str = "clawkeep-";
 
+/// Where there is the cpu controller, the gateway and the sessions each have a group below the sandbox's, with
+/// an equal share of the processors' time: what somebody's shell does, a fork bomb too, leaves half to the
+/// gateway. Memory and processes are counted for both together.
+const PARTS: [&str; 2] = ["gateway", "session"];
+
 /// How long what is in a group gets to be gone after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,19 +64,19 @@ impl Cgroup {
                 Controller::Cpu => (amounts.cpu_milli, asked.cpu_milli.is_some()),
             };
             let seat = Seat { dir: base.dir.join(&group_name), ..base.clone() };
-            let Some(amount) = amount else {
-                if base.version == Version::V1 {
-                    // Of an earlier one that had this limit; it would be taken for ours. At worst it stays.
-                    let _ = remove(&seat);
-                }
+            if amount.is_none()
+                && base.version == Version::V2
+                && !v2::is_passed_on(&base.dir, base.controller)
+            {
+                // Nobody asked for it: the host's other groups are spared the controller.
                 continue;
-            };
+            }
             match group.seat(base, &seat, amount) {
                 Ok(()) => group.seats.push(seat),
                 Err(error) => {
                     if !group.seats.iter().any(|other| other.dir == seat.dir) {
                         // Nothing can have joined it.
-                        let _ = std::fs::remove_dir(&seat.dir);
+                        let _ = remove(&seat);
                     }
                     if asked {
                         // The reason to refuse is the one that counts.
@@ -85,7 +90,7 @@ impl Cgroup {
         Ok(group)
     }
 
-    fn seat(&self, base: &Seat, seat: &Seat, amount: u64) -> io::Result<()> {
+    fn seat(&self, base: &Seat, seat: &Seat, amount: Option<u64>) -> io::Result<()> {
         if base.version == Version::V2 {
             v2::pass_on(&base.dir, base.controller)?;
         }
@@ -99,7 +104,16 @@ impl Cgroup {
                 made => made?,
             }
         }
-        seat.set(amount)
+        if let Some(amount) = amount {
+            seat.set(amount)?;
+        }
+        if seat.controller == Controller::Cpu {
+            if seat.version == Version::V2 {
+                v2::pass_on(&seat.dir, seat.controller)?;
+            }
+            PARTS.iter().try_for_each(|part| std::fs::create_dir(seat.dir.join(part)))?;
+        }
+        Ok(())
     }
 
     /// The group that a sandbox has, if it has one.
@@ -114,12 +128,15 @@ impl Cgroup {
     }
 
     /// What a process writes `0` to in order to join, opened by us: whose right counts is the opener's.
+    /// First all of the gateway's, then as many of the sessions'.
     pub(crate) fn doors(&self) -> io::Result<Vec<File>> {
-        let door = |seat: &Seat| {
+        let door = |(part, seat): (&str, &Seat)| {
             let file = if seat.version == Version::V1 { v1::JOIN } else { v2::JOIN };
-            File::options().write(true).open(seat.dir.join(file))
+            let below = seat.dir.join(part);
+            let dir = if below.is_dir() { &below } else { &seat.dir };
+            File::options().write(true).open(dir.join(file))
         };
-        self.dirs().map(door).collect()
+        PARTS.iter().flat_map(|part| self.dirs().map(move |seat| (*part, seat))).map(door).collect()
     }
 
     /// Each directory once, by one seat.
@@ -202,6 +219,11 @@ impl Cgroup {
 }
 
 fn remove(seat: &Seat) -> io::Result<()> {
+    let dirs = PARTS.iter().map(|part| seat.dir.join(part)).chain([seat.dir.clone()]);
+    dirs.map(|dir| Seat { dir, ..seat.clone() }).try_for_each(|seat| remove_one(&seat))
+}
+
+fn remove_one(seat: &Seat) -> io::Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
         match std::fs::remove_dir(&seat.dir) {
@@ -248,8 +270,11 @@ mod tests {
     use super::*;
     use crate::cgroup::mounts;
 
-    fn put(seat: &Seat, child: &Child) {
-        std::fs::write(seat.dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+    fn put(group: &Cgroup, child: &Child) {
+        for mut door in group.doors().unwrap() {
+            // In both parts one after the other: the second is where it stays.
+            io::Write::write_all(&mut door, child.id().to_string().as_bytes()).unwrap();
+        }
     }
 
     fn sleeper() -> Child {
@@ -282,7 +307,7 @@ mod tests {
         assert!(name.starts_with("clawkeep-box-"), "{name}");
         // As a crash leaves it: the next one of the same sandbox is another, and empty.
         let mut child = sleeper();
-        group.dirs().for_each(|seat| put(seat, &child));
+        put(&group, &child);
         assert_eq!(group.usage().pids, Some(1));
         let next = make();
         assert!(!child.wait().unwrap().success());
@@ -295,13 +320,11 @@ mod tests {
         // Twice is once.
         next.remove().unwrap();
         // A limit that an earlier one had, and this one has not.
-        let with = make();
+        make();
         let none = Limits::default();
         let without = Cgroup::create(&host, ("box", &id), &none, &none.amounts(1 << 30)).unwrap();
-        assert!(with.enforced(&asked).cpu_milli.is_none());
         assert_eq!(Cgroup::find(&host, &id).enforced(&none).cpu_milli, None);
         without.remove().unwrap();
-        with.remove().unwrap();
     }
 
     #[test]
@@ -320,8 +343,8 @@ mod tests {
         let seat = Seat { controller: Controller::Pids, version: Version::V2, dir };
         let group = Cgroup { seats: vec![seat.clone()] };
         let mut children = [sleeper(), sleeper()];
-        children.iter().for_each(|child| put(&seat, child));
-        assert_eq!(group.doors().unwrap().len(), 1);
+        children.iter().for_each(|child| put(&group, child));
+        assert_eq!(group.doors().unwrap().len(), 2, "one of the gateway's, one of the sessions'");
         group.remove().unwrap();
         assert!(!seat.dir.exists());
         children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
@@ -348,7 +371,8 @@ mod tests {
         // A directory of no kernel's: the files that limits are written to are missing.
         let fake = tempfile::tempdir().unwrap();
         let seat = |controller| Seat { controller, version: Version::V1, dir: fake.path().to_owned() };
-        let host = Host { seats: Controller::ALL.map(seat).into(), lacks: Vec::new() };
+        let seats = vec![seat(Controller::Memory), seat(Controller::Pids)];
+        let host = Host { seats, lacks: Vec::new() };
         let (_dir, id) = id();
         let make = |asked: Limits| Cgroup::create(&host, ("box", &id), &asked, &asked.amounts(1 << 30));
         let Refused(why) = make(Limits { pids: Some(100), ..Limits::default() }).unwrap_err();

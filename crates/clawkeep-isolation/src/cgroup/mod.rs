@@ -2,8 +2,8 @@
 //! all that the agent runs (gateway, sessions, and whatever they start), made before the first of them and
 //! removed with the sandbox (cgroups(7); kernel documentation, cgroup-v2 and cgroup-v1).
 //!
-//! Init is not in it: it lives on when the agent's memory or number of processes is used up. The group has no
-//! groups below it, so that what is out of memory costs one process, the largest, and not all of them.
+//! Init is not in it: it lives on when the agent's memory or number of processes is used up. What is out of
+//! memory costs one process, the largest, and not all of them (`memory.oom.group` stays 0).
 //!
 //! A process joins between fork and exec, by a descriptor that the host side opened. Where controllers are on
 //! cgroup v1 it writes to `tasks`: of a process with one thread that is all of it, and it spares the grace
