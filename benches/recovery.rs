@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use clawkeep_daemon::api::{AgentChoice, Create, Rehearsal, Request, Value};
 use clawkeep_isolation::proto::{self, Event, Kind, Message, Order, Reply, Spawn};
 use clawkeep_isolation::{
-    IdMap, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find, wire,
+    IdMap, Limits, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find, wire,
 };
 use clawkeep_plan::{Digest, NetlinkRule, Receipt};
 use support::{Installation, LONG, PROGRAM, name};
@@ -156,7 +156,7 @@ fn isolated_true() -> (Duration, Duration) {
         listeners: vec![3128],
         tmp_bytes: 64 << 20,
         log_bytes: 1 << 20,
-        cgroups: Vec::new(),
+        limits: Limits::default(),
     };
     let run = dir.path().join("run");
     let order = Order::Spawn(Box::new(Spawn {
@@ -218,6 +218,7 @@ fn memory() {
             strict: false,
             settle_secs: None,
             dashboard_port,
+            limits: Limits::default(),
         };
         installation.ask(&Request::Create(Box::new(create))).unwrap();
         installation.ask(&Request::Onboarded { name: name.clone() }).unwrap();

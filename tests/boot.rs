@@ -264,6 +264,7 @@ fn sleeper(installation: &Installation, sandbox: &str) {
         route: None,
         strict: false,
         settle_secs: None,
+        limits: Default::default(),
         dashboard_port: None,
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();

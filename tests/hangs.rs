@@ -31,6 +31,7 @@ fn create(installation: &Installation, sandbox: &str, health: &str) -> SandboxSt
         strict: false,
         dashboard_port,
         settle_secs: Some(1),
+        limits: Default::default(),
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();

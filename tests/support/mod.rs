@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clawkeep_daemon::api::{AgentChoice, Create, Failure, Request, SandboxStatus, Status, Value};
 use clawkeep_daemon::ensure;
+use clawkeep_isolation::Limits;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::Home;
 use testkit::fake::Launch;
@@ -149,8 +150,18 @@ impl Installation {
         self.ready(sandbox)
     }
 
+    /// The same within limits.
+    pub fn create_fake_within(&self, sandbox: &str, args: &[&str], limits: Limits) -> SandboxStatus {
+        self.make_within(sandbox, args, true, limits);
+        self.ready(sandbox)
+    }
+
     /// The same, with or without a safe mode, and without waiting for it.
     pub fn make_fake(&self, sandbox: &str, args: &[&str], safe_mode: bool) {
+        self.make_within(sandbox, args, safe_mode, Limits::default());
+    }
+
+    fn make_within(&self, sandbox: &str, args: &[&str], safe_mode: bool, limits: Limits) {
         let argv = ["/opt/clawkeep/agent/fake-gateway"].iter().chain(args).map(|a| (*a).to_owned()).collect();
         let agent = AgentChoice::Command {
             argv,
@@ -171,6 +182,7 @@ impl Installation {
             strict: false,
             settle_secs: Some(1),
             dashboard_port,
+            limits,
         };
         self.ask(&Request::Create(Box::new(create))).unwrap();
         self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use clawkeep_isolation::{Enforced, Limits, Usage};
 use clawkeep_plan::{Digest, SandboxName};
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +142,9 @@ pub struct Create {
     pub settle_secs: Option<u64>,
     /// Port on the host's loopback for the agent's own page; `None`: 18789 or the next free one.
     pub dashboard_port: Option<u16>,
+    /// What it may take of the host. What is asked for here is enforced, or there is no sandbox.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// The agent of a new sandbox.
@@ -336,6 +340,9 @@ pub struct SandboxStatus {
     pub safe_mode: bool,
     /// How far the repair of the present incident has gone: `respawn`, `clear`, `renew`, `config`, `agent`, `safe`.
     pub rung: String,
+    /// What it may take of the host, and has taken; `None` while there is no sandbox.
+    #[serde(default)]
+    pub limits: Option<LimitsStatus>,
     /// The route behind `inference.local`.
     pub route: RouteStatus,
     /// Port on the host's loopback.
@@ -402,6 +409,16 @@ pub struct ReceiptStatus {
     pub caps: String,
     /// Inode of each.
     pub namespaces: BTreeMap<String, u64>,
+}
+
+/// What a sandbox may take of the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// In force, as read back from the kernel; and what should be and is not.
+    #[serde(flatten)]
+    pub enforced: Enforced,
+    /// Taken so far.
+    pub usage: Usage,
 }
 
 /// The route behind `inference.local`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
 use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
-use clawkeep_isolation::{IdMap, LOG, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
+use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing,
 };
@@ -54,6 +54,9 @@ pub struct AgentConfig {
 pub struct IsolationConfig {
     /// Netlink sockets are refused.
     pub strict: bool,
+    /// What was asked for of its limits; records of before have none.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// The registry's opaque parts, read.
@@ -201,7 +204,7 @@ pub fn blueprint(
         listeners: vec![PROXY_PORT],
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,
-        cgroups: Vec::new(),
+        limits: config.isolation.limits,
     };
     Ok(Blueprint {
         name: record.name.clone(),

@@ -8,7 +8,7 @@ use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
 use clawkeep_agents::{DocumentError, Owner};
 use clawkeep_inference::{AuthScheme, Provider, Route};
-use clawkeep_isolation::IdMap;
+use clawkeep_isolation::{Host, IdMap, Limits};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, unix_ms};
 
@@ -24,6 +24,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let _one = daemon.creating.lock().await;
     let name = wanted.name.clone();
     let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
+    check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let taken: Vec<u16> = daemon
         .store
@@ -52,7 +53,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
         desired: Desired::Running,
         adapter: to_value(&agent),
         route: to_value(&route),
-        isolation: to_value(&IsolationConfig { strict: wanted.strict }),
+        isolation: to_value(&IsolationConfig { strict: wanted.strict, limits: wanted.limits }),
         dashboard_port,
         onboarding: true,
     };
@@ -76,6 +77,18 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
 
 pub fn to_value<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
+}
+
+/// What is asked for must make sense, and this host must be able to keep it.
+fn check_limits(limits: &Limits) -> Result<(), Failure> {
+    let help = || "clawkeep onboard --help".to_owned();
+    limits.check().map_err(|error| Failure::new("bad-limit", error.to_string(), help()))?;
+    match Host::look().refusal(limits) {
+        Some(why) => {
+            Err(Failure::new("limit-unenforceable", why, "clawkeep onboard without that limit".to_owned()))
+        }
+        None => Ok(()),
+    }
 }
 
 fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
@@ -188,10 +201,7 @@ pub async fn remove_files(daemon: &Daemon, name: &SandboxName) -> Result<(), Fai
     daemon.secrets.remove_all(name).map_err(|e| failed(&e))?;
     // Nobody supervises it any more, whether somebody could or not: what still runs in it ends here.
     let run = daemon.home.sandbox(name).run();
-    let ended = tokio::task::spawn_blocking(move || match clawkeep_isolation::find(&run)? {
-        Some(init) => clawkeep_isolation::destroy(&init),
-        None => Ok(()),
-    });
+    let ended = tokio::task::spawn_blocking(move || clawkeep_isolation::remove(&run));
     ended.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
     let from = daemon.home.sandbox(name).root().to_owned();
     // No sandbox's name begins with a dot.

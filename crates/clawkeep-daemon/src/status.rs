@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clawkeep_isolation::Hierarchy;
 use clawkeep_recovery::{Phase, Rung};
 use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
-    AgentStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus, SandboxStatus,
+    AgentStatus, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus, ReceiptStatus, RouteStatus,
+    SandboxStatus,
 };
 use crate::config::Config;
 use crate::running::Running;
@@ -132,6 +134,10 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
         level: snapshot.as_ref().map_or_else(BTreeMap::new, level),
         safe_mode: snapshot.as_ref().is_some_and(|snapshot| snapshot.safe),
         rung: snapshot.as_ref().map_or("respawn", |snapshot| rung_word(snapshot.rung)).to_owned(),
+        limits: snapshot.as_ref().and_then(|snapshot| {
+            let limits = snapshot.limits.as_ref()?;
+            Some(LimitsStatus { enforced: limits.enforced.clone(), usage: limits.cgroup.usage() })
+        }),
         route: RouteStatus {
             provider: route.map_or_else(|| "unknown".into(), |route| route.provider.name().to_owned()),
             model: route.map_or_else(String::new, |route| route.model.clone()),
@@ -160,6 +166,11 @@ fn dashboard(home: &Home, record: &SandboxRecord, port: u16, safe: bool) -> Opti
 fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let Some(receipt) = &snapshot.receipt else { return BTreeMap::new() };
     let isolation = &receipt.isolation;
+    let cgroup = match snapshot.limits.as_ref().map_or(Hierarchy::None, |limits| limits.enforced.hierarchy) {
+        Hierarchy::V2 => "v2",
+        Hierarchy::V1Hybrid => "v1",
+        Hierarchy::None => "none",
+    };
     let kinds: Vec<_> = isolation.namespaces.keys().map(String::as_str).collect();
     [
         ("landlock", format!("ABI {}, enforced in full", isolation.landlock_abi)),
@@ -167,8 +178,7 @@ fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
         ("namespaces", kinds.join(", ")),
         ("capabilities", "none".to_owned()),
         ("no-new-privileges", isolation.no_new_privs.to_string()),
-        ("processes", "at most 4096".to_owned()),
-        ("cgroup", "none: memory and cpu are not limited".to_owned()),
+        ("cgroup", cgroup.to_owned()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))

@@ -8,9 +8,10 @@ use std::process::Command;
 
 use clawkeep_plan::{NetlinkRule, RECEIPT_FD, Receipt};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Gid, Pid, Uid};
+use rustix::process::{Gid, Pid, Resource, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::cgroup::Amounts;
 use crate::proto::{Kind, Spawn, Stdio};
 use crate::seal::Seal;
 use crate::seccomp::Programs;
@@ -18,16 +19,15 @@ use crate::spec::{AGENT_ID, IdMap};
 use crate::stage::{Failure, at};
 use crate::{readback, sys};
 
-/// Processes and threads of one sandbox: more than any agent needs, few enough that a fork bomb in it is no
-/// danger to the host. The ids of a sandbox are its own, so nobody else's count.
-const MAX_PROCESSES: u64 = 4096;
-
 /// Everything that can be prepared before the first process is asked for.
 pub struct Confinement {
     ids: IdMap,
     seal: Seal,
     route_only: Programs,
     no_netlink: Programs,
+    amounts: Amounts,
+    /// What a process writes `0` to in order to join the sandbox's control group: a gateway's and a session's.
+    doors: [Vec<OwnedFd>; 2],
 }
 
 /// A process that was started, and init's ends of its pipes.
@@ -51,7 +51,8 @@ struct ChildFds {
 }
 
 impl Confinement {
-    pub fn prepare(ids: IdMap) -> Result<Self, Failure> {
+    pub fn prepare(ids: IdMap, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let sessions = doors.split_off(doors.len() / 2);
         let programs =
             |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
@@ -59,6 +60,8 @@ impl Confinement {
             seal: Seal::prepare().map_err(at("prepare Landlock"))?,
             route_only: programs(NetlinkRule::RouteOnly)?,
             no_netlink: programs(NetlinkRule::Refused)?,
+            amounts,
+            doors: [doors, sessions],
         })
     }
 
@@ -144,6 +147,15 @@ impl Confinement {
         fds: ChildFds,
         receipt: Option<&OwnedFd>,
     ) -> Result<std::convert::Infallible, Failure> {
+        // First of all: from here on what it does is counted and limited, and so is all that comes from it.
+        let [of_gateway, of_session] = &self.doors;
+        let (doors, pids) = match spawn.kind {
+            Kind::Gateway => (of_gateway, self.amounts.pids),
+            Kind::Session => (of_session, self.amounts.session_pids()),
+        };
+        for door in doors {
+            rustix::io::write(door, b"0").map_err(at("join the control group"))?;
+        }
         rustix::process::setsid().map_err(at("start a session"))?;
         if fds.terminal {
             rustix::process::ioctl_tiocsctty(&fds.stdio[0]).map_err(at("take the terminal"))?;
@@ -154,7 +166,10 @@ impl Confinement {
             rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the agent's user"))?;
             rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the agent's user"))?;
         }
-        sys::limit_processes(MAX_PROCESSES).map_err(at("limit the number of processes"))?;
+        // By the user's count, which the gateway and the sessions share. The ids of a sandbox are its own, so
+        // nobody else's processes are in it.
+        sys::limit(Resource::Nproc, pids).map_err(at("limit the number of processes"))?;
+        sys::limit(Resource::Fsize, self.amounts.file_bytes).map_err(at("limit the size of files"))?;
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         rustix::thread::set_capabilities(None, sets).map_err(at("drop capabilities"))?;

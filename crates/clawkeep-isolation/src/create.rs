@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::proto::SetupOutcome;
+use crate::cgroup::{Cgroup, Host, Id, Refused};
+use crate::proto::{Setup, SetupOutcome};
 use crate::spec::SandboxSpec;
 use crate::wire;
 
@@ -37,6 +38,9 @@ pub enum CreateError {
         /// What the system said.
         reason: String,
     },
+    /// A limit was asked for that this host cannot enforce.
+    #[error("{0}")]
+    Limit(String),
     /// Something on the host side went wrong before the setup ran.
     #[error("the sandbox could not be set up: {step}: {source}")]
     Host {
@@ -74,6 +78,26 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
     let log = open_log(run).map_err(host("open the log"))?;
     let lock = take_lock(run)?;
     let control = bind_control(run).map_err(host("bind the control socket"))?;
+    let id = open_directory(run).and_then(Id::of).map_err(host("look at the run directory"))?;
+    let here = Host::look();
+    let amounts = spec.limits.amounts(here.memory_bytes());
+    let group = Cgroup::create(&here, (&spec.name, &id), &spec.limits, &amounts)
+        .map_err(|Refused(why)| CreateError::Limit(why))?;
+    let setup = Setup { spec: spec.clone(), amounts };
+    let doors = group.doors().map_err(host("open the control group"));
+    let made = doors.and_then(|doors| {
+        let held = [control.as_fd(), log.as_fd(), lock.as_fd()];
+        let fds: Vec<_> = held.into_iter().chain(doors.iter().map(AsFd::as_fd)).collect();
+        run_setup(program, &setup, &fds)
+    });
+    if made.is_err() {
+        // Empty, or what is in it ends: nothing of a sandbox that is none is left. Why it is none counts.
+        let _ = group.remove();
+    }
+    made
+}
+
+fn run_setup(program: &Path, setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(io::Error::from)
@@ -81,7 +105,7 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
     let mut child = Command::new(program)
         .arg0("clawkeep")
         .arg(SETUP_COMMAND)
-        .arg(&spec.name)
+        .arg(&setup.spec.name)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::from(theirs))
@@ -89,8 +113,7 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
         .spawn()
         .map_err(host("start the setup"))?;
     // It waits for the specification, and everything in the sandbox descends from it.
-    let sent = usual_oom_score(child.id())
-        .and_then(|()| wire::send(&ours, spec, &[control.as_fd(), log.as_fd(), lock.as_fd()]));
+    let sent = usual_oom_score(child.id()).and_then(|()| wire::send(&ours, setup, fds));
     let outcome = sent.and_then(|()| wire::receive::<SetupOutcome>(&ours));
     let status = child.wait().map_err(host("wait for the setup"))?;
     match outcome {
@@ -225,6 +248,8 @@ pub struct InitHandle {
     pub pid: i32,
     /// Readable when it is gone (pidfd_open(2)).
     pub pidfd: OwnedFd,
+    /// The control group of all that it starts.
+    pub cgroup: Cgroup,
 }
 
 /// Connect to the init that serves in this run directory; `None` when none does.
@@ -253,16 +278,33 @@ pub fn find(run: &Path) -> io::Result<Option<InitHandle>> {
     // and the first answer does not come.
     let pid = peer.pid.as_raw_nonzero().get();
     note_owner(run, pid);
-    Ok(Some(InitHandle { connection, pid, pidfd }))
+    let cgroup = Cgroup::find(&Host::look(), &Id::of(&directory)?);
+    Ok(Some(InitHandle { connection, pid, pidfd, cgroup }))
 }
 
 /// Kill an init, and with it, by the kernel's hand, every process in its sandbox (pid_namespaces(7)). Blocks
-/// until it is gone, 30 s at most.
+/// until it is gone, 30 s at most; its control group goes as well.
 ///
 /// # Errors
 /// What the system said.
 pub fn destroy(handle: &InitHandle) -> io::Result<()> {
-    end(&handle.pidfd)
+    end(&handle.pidfd)?;
+    handle.cgroup.remove()
+}
+
+/// Make sure that nothing is left of the sandbox of this run directory, whether its init lives or not.
+///
+/// # Errors
+/// What the system said.
+pub fn remove(run: &Path) -> io::Result<()> {
+    if let Some(handle) = find(run)? {
+        return destroy(&handle);
+    }
+    match open_directory(run) {
+        Ok(directory) => Cgroup::find(&Host::look(), &Id::of(directory)?).remove(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn end(pidfd: &OwnedFd) -> io::Result<()> {

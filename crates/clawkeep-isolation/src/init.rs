@@ -56,6 +56,7 @@ impl Server {
     /// Open everything that needs the rights which are dropped next.
     pub fn prepare(
         spec: &SandboxSpec,
+        confinement: Confinement,
         control: OwnedFd,
         log: BoundedLog,
         lock: OwnedFd,
@@ -68,7 +69,7 @@ impl Server {
         rustix::net::listen(&control, 16).map_err(at("listen on the control socket"))?;
         rustix::io::ioctl_fionbio(&control, true).map_err(at("listen on the control socket"))?;
         Ok(Self {
-            confinement: Confinement::prepare(spec.ids)?,
+            confinement,
             control,
             signals: sys::sigchld_fd().map_err(at("take signals"))?,
             root: directory("/")?,

@@ -3,11 +3,12 @@
 //! The host side calls [`create`] with a [`SandboxSpec`]; a process started for it ([`sandbox_init_main`])
 //! becomes the sandbox's first process and serves [`proto::Order`]s over a control socket that outlives the
 //! daemon. Everything it starts runs with no capability, no new privileges, in a Landlock domain and under
-//! the seccomp programs of [`Programs`], and reports on a receipt pipe what it reads back about itself.
+//! the seccomp programs of [`Programs`], within [`Limits`] that a control group keeps, and reports on a receipt pipe what it reads back about itself.
 //!
 //! This is one of the few crates that talk to the kernel directly; all `unsafe` of it is in `sys.rs`.
 #![deny(unsafe_code)]
 
+mod cgroup;
 mod children;
 mod create;
 mod init;
@@ -24,8 +25,9 @@ mod sys;
 mod system;
 pub mod wire;
 
+pub use cgroup::{Cgroup, Enforced, Hierarchy, Host, Limits, LimitsError, Usage};
 pub use create::{
-    CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, start_time, start_time_in,
+    CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
 pub use seccomp::{Programs, SeccompError};
 pub use spec::{AGENT_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use clawkeep_plan::{Digest, NetlinkRule};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Amounts;
+use crate::spec::SandboxSpec;
+
 /// From the host to init. Each is answered by one [`Reply`] with the same number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
@@ -196,6 +199,14 @@ pub enum Event {
         /// Hostile text.
         text: String,
     },
+}
+
+/// What the host tells the setup once. The control socket, the log and the lock come with it, and what a process
+/// of the agent writes to in order to join the control group.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub spec: SandboxSpec,
+    pub amounts: Amounts,
 }
 
 /// What the setup tells the host once, over its standard input.

@@ -75,7 +75,12 @@ pub fn new_mount(
 
 /// Build the root, make it ours, let go of the host's. `tmp` is the file system for `/tmp` where it was made
 /// beforehand by somebody with more rights.
-pub fn enter(spec: &SandboxSpec, sources: Vec<Source>, tmp: Option<OwnedFd>) -> Result<(), Failure> {
+pub fn enter(
+    spec: &SandboxSpec,
+    sources: Vec<Source>,
+    tmp: Option<OwnedFd>,
+    tmp_bytes: u64,
+) -> Result<(), Failure> {
     let strict = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let closed = strict | MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
@@ -91,11 +96,7 @@ pub fn enter(spec: &SandboxSpec, sources: Vec<Source>, tmp: Option<OwnedFd>) -> 
         Some(tmp) => tmp,
         None => new_mount(
             "tmpfs",
-            &[
-                ("mode", "1777"),
-                ("size", &spec.tmp_bytes.to_string()),
-                ("nr_inodes", crate::stage::TMP_INODES),
-            ],
+            &[("mode", "1777"), ("size", &tmp_bytes.to_string()), ("nr_inodes", crate::stage::TMP_INODES)],
             strict,
         )?,
     };
@@ -110,7 +111,8 @@ pub fn enter(spec: &SandboxSpec, sources: Vec<Source>, tmp: Option<OwnedFd>) -> 
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
     attach(&pts, root.as_fd(), "dev/pts")?;
-    attach(&new_mount("tmpfs", &[("mode", "1777"), ("size", "64m")], closed)?, root.as_fd(), "dev/shm")?;
+    let shared_memory = [("mode", "1777"), ("size", "64m"), ("nr_inodes", "16384")];
+    attach(&new_mount("tmpfs", &shared_memory, closed)?, root.as_fd(), "dev/shm")?;
 
     for Source { mount, tree, directory } in sources {
         let target = mount.target.trim_start_matches('/');

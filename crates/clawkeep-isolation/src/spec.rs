@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use clawkeep_plan::{Digest, to_canonical_json};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
+
 /// Uid and gid of the agent, as seen in every sandbox.
 pub const AGENT_ID: u32 = 998;
 
@@ -25,12 +27,12 @@ pub struct SandboxSpec {
     pub files: Vec<(String, String)>,
     /// TCP ports on 127.0.0.1 inside that are listened on before anything runs.
     pub listeners: Vec<u16>,
-    /// Size limit of the private `/tmp`, in bytes.
+    /// Size limit of the private `/tmp`, in bytes; it is never more than half of the memory's limit.
     pub tmp_bytes: u64,
     /// Size at which the gateway's log is cut to its newer half, in bytes.
     pub log_bytes: u64,
-    /// `cgroup.procs` (cgroup v2) or `tasks`-equivalent files on the host that the sandbox joins first.
-    pub cgroups: Vec<PathBuf>,
+    /// What was asked for of its limits. Where they are kept, and what is the default, is the host's affair.
+    pub limits: Limits,
 }
 
 impl SandboxSpec {

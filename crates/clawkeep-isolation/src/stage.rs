@@ -1,6 +1,6 @@
 //! From an ordinary process to the first process of a sandbox. Three processes, each with one thread:
 //!
-//! - A, started by the host side: has the caller's rights, joins the cgroups, writes the id maps of B;
+//! - A, started by the host side: has the caller's rights, writes the id maps of B;
 //! - B: in the new namespaces, takes what the host's tree has to give;
 //! - C: process 1 of the new process-id namespace, builds the root, drops what it does not need, serves.
 
@@ -12,11 +12,12 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use crate::children::Confinement;
 use crate::init;
 use crate::log::BoundedLog;
-use crate::proto::SetupOutcome;
+use crate::proto::{Setup, SetupOutcome};
 use crate::rootfs;
-use crate::spec::{IdMap, SandboxSpec};
+use crate::spec::IdMap;
 use crate::{sys, wire};
 
 /// A step of the setup that failed.
@@ -26,11 +27,20 @@ pub struct Failure {
     pub(crate) error: io::Error,
 }
 
+impl Setup {
+    /// The size of the private `/tmp`.
+    fn tmp_bytes(&self) -> u64 {
+        self.amounts.tmp_bytes(self.spec.tmp_bytes)
+    }
+}
+
 /// What init holds for its whole life.
 struct Held {
     control: OwnedFd,
     log: OwnedFd,
     lock: OwnedFd,
+    /// By which what it starts joins the control group.
+    doors: Vec<OwnedFd>,
 }
 
 /// Files in the private `/tmp` at most: each costs the host memory that no size limit counts.
@@ -67,24 +77,25 @@ fn report(channel: &OwnedFd, failure: &Failure) {
 fn parent(channel: &OwnedFd) -> Result<(), Failure> {
     sys::assert_single_threaded().map_err(at("start the setup"))?;
     let missing = || io::Error::new(io::ErrorKind::UnexpectedEof, "no specification came");
-    let (spec, fds) = wire::receive::<SandboxSpec>(channel)
+    let (setup, fds) = wire::receive::<Setup>(channel)
         .and_then(|message| message.ok_or_else(missing))
         .map_err(at("read the specification"))?;
-    let [control, log, lock] =
-        <[OwnedFd; 3]>::try_from(fds).map_err(|_| at("read the specification")(missing()))?;
-    sys::close_all_but(3, &[channel.as_fd(), control.as_fd(), log.as_fd(), lock.as_fd()])
-        .map_err(at("close descriptors"))?;
+    let keep: Vec<_> = [channel].into_iter().chain(&fds).map(AsFd::as_fd).collect();
+    sys::close_all_but(3, &keep).map_err(at("close descriptors"))?;
+    let mut fds = fds.into_iter();
+    let (Some(control), Some(log), Some(lock)) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(at("read the specification")(missing()));
+    };
+    let held = Held { control, log, lock, doors: fds.collect() };
     rustix::process::setsid().map_err(at("start a session"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    for cgroup in &spec.cgroups {
-        std::fs::write(cgroup, "0").map_err(at(format!("join {}", cgroup.display())))?;
-    }
-    let tmp = match spec.ids {
+    let ids = setup.spec.ids;
+    let tmp = match ids {
         // Made with the host's ids, so that the host side can publish files in it as the sandbox's root.
         IdMap::Range { base } => {
             let options = [
                 ("mode", "1777".to_owned()),
-                ("size", spec.tmp_bytes.to_string()),
+                ("size", setup.tmp_bytes().to_string()),
                 ("uid", base.to_string()),
                 ("gid", base.to_string()),
                 ("nr_inodes", TMP_INODES.to_owned()),
@@ -100,17 +111,16 @@ fn parent(channel: &OwnedFd) -> Result<(), Failure> {
     let ((unshared, tell_unshared), (mapped, tell_mapped)) = (pipe()?, pipe()?);
     let Some(child) = sys::fork().map_err(at("fork"))? else {
         drop((unshared, tell_mapped));
-        let failure = match namespaced(channel, spec, Held { control, log, lock }, tmp, tell_unshared, mapped)
-        {
+        let failure = match namespaced(channel, setup, held, tmp, tell_unshared, mapped) {
             Ok(()) => sys::exit_now(0),
             Err(failure) => failure,
         };
         report(channel, &failure);
         sys::exit_now(1)
     };
-    drop((tell_unshared, mapped, tmp, control, log, lock));
+    drop((tell_unshared, mapped, tmp, held));
     if wait_byte(&unshared) {
-        map_ids(spec.ids, child)?;
+        map_ids(ids, child)?;
         rustix::io::write(&tell_mapped, b"m").map_err(at("tell that the ids are mapped"))?;
     }
     rustix::process::waitpid(Some(child), WaitOptions::empty()).map_err(at("wait for the setup"))?;
@@ -144,7 +154,7 @@ fn map_ids(ids: IdMap, child: Pid) -> Result<(), Failure> {
 /// Process B.
 fn namespaced(
     channel: &OwnedFd,
-    spec: SandboxSpec,
+    setup: Setup,
     held: Held,
     tmp: Option<OwnedFd>,
     tell_unshared: OwnedFd,
@@ -167,8 +177,8 @@ fn namespaced(
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make mounts private"))?;
     // Before the ids change: only the caller's ids may look into the state directory.
-    let sources = rootfs::take_sources(&spec)?;
-    if matches!(spec.ids, IdMap::Range { .. }) {
+    let sources = rootfs::take_sources(&setup.spec)?;
+    if matches!(setup.spec.ids, IdMap::Range { .. }) {
         rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
         let (gid, uid) = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the sandbox's root"))?;
@@ -177,7 +187,7 @@ fn namespaced(
     if sys::fork().map_err(at("fork"))?.is_some() {
         return Ok(());
     }
-    let failure = match first_process(channel, spec, sources, held, tmp) {
+    let failure = match first_process(channel, &setup, sources, held, tmp) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -199,7 +209,7 @@ fn limit_shared_counts() {
 /// Process C.
 fn first_process(
     channel: &OwnedFd,
-    spec: SandboxSpec,
+    setup: &Setup,
     sources: Vec<rootfs::Source>,
     held: Held,
     tmp: Option<OwnedFd>,
@@ -208,14 +218,16 @@ fn first_process(
     // Nobody in the sandbox may look into this process: its descriptors are the way to the host side.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(at("close itself to others"))?;
-    rootfs::enter(&spec, sources, tmp)?;
+    rootfs::enter(&setup.spec, sources, tmp, setup.tmp_bytes())?;
+    let spec = &setup.spec;
     limit_shared_counts();
     sys::loopback_up().map_err(at("bring up the loopback"))?;
     rustix::system::sethostname(spec.name.as_bytes()).map_err(at("take the host name"))?;
     sys::forbid_core_dumps().map_err(at("forbid core dumps"))?;
-    let Held { control, log, lock } = held;
+    let Held { control, log, lock, doors } = held;
     let log = BoundedLog::new(std::fs::File::from(log), spec.log_bytes).map_err(at("open the log"))?;
-    let server = init::Server::prepare(&spec, control, log, lock)?;
+    let confinement = Confinement::prepare(spec.ids, setup.amounts, doors)?;
+    let server = init::Server::prepare(spec, confinement, control, log, lock)?;
     drop_capabilities(spec.ids).map_err(at("drop capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
     wire::send(channel, &SetupOutcome::Ready, &[]).map_err(at("tell that the sandbox is ready"))?;

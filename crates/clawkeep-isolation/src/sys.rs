@@ -144,12 +144,13 @@ pub fn landlock_abi() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// At most this many processes and threads of this user in this user namespace (RLIMIT_NPROC, setrlimit(2)).
-pub fn limit_processes(most: u64) -> io::Result<()> {
-    let now = rustix::process::getrlimit(rustix::process::Resource::Nproc);
+/// At most this much of a resource, for this process and what it becomes (setrlimit(2)). A lower limit that is
+/// there already stays.
+pub fn limit(resource: rustix::process::Resource, most: u64) -> io::Result<()> {
+    let now = rustix::process::getrlimit(resource);
     let most = now.maximum.map_or(most, |hard| hard.min(most));
     let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
-    rustix::process::setrlimit(rustix::process::Resource::Nproc, limit).map_err(Into::into)
+    rustix::process::setrlimit(resource, limit).map_err(Into::into)
 }
 
 /// Core dumps off for this process and what it becomes (setrlimit(2)).

@@ -217,7 +217,7 @@ fn a_setup_that_fails_says_where_and_leaves_nothing() {
     let mut spec = support::spec(dir.path(), IdMap::for_current_user(7));
     spec.mounts.push(clawkeep_isolation::read_only("/no/such/dir", "/opt/x"));
     let run = dir.path().join("run");
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_isolation-init"));
+    let program = support::program();
     let error = create(program, &run, &spec).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -233,7 +233,7 @@ fn an_unreachable_sandbox_is_ended_before_a_second_one_is_made() {
     // As if its name had been lost.
     std::fs::remove_file(run.join("init.sock")).unwrap();
     assert!(find(&run).unwrap().is_none());
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_isolation-init"));
+    let program = support::program();
     let spec = support::spec(sandbox.dir.path(), IdMap::for_current_user(7));
     create(program, &run, &spec).unwrap();
     let second = find(&run).unwrap().expect("the new one serves");

@@ -16,4 +16,4 @@ mod snapshot;
 pub use blueprint::{Blueprint, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
 pub use run::{Hooks, Wish, initial_snapshot, supervise};
-pub use snapshot::{Gateway, Snapshot};
+pub use snapshot::{Gateway, LimitsInForce, Snapshot};

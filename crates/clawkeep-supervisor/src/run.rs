@@ -8,6 +8,7 @@ mod watching;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawkeep_isolation::Programs;
@@ -93,6 +94,7 @@ pub fn initial_snapshot(launches: u64) -> Snapshot {
         safe: false,
         rung: Rung::Respawn,
         launches,
+        limits: None,
         gateway: None,
         receipt: None,
         unpublished: None,
@@ -114,6 +116,8 @@ struct Supervisor<H> {
     gateway: Option<Gateway>,
     /// Its pid as the sandbox sees it.
     inside: i32,
+    /// Processes of the sandbox that had been killed for lack of memory when it was launched or found.
+    oom_kills: u64,
     receipt: Option<Receipt>,
     /// What was healthy before, and what the present launch was made with.
     probation: probation::Probation,
@@ -190,6 +194,7 @@ impl<H: Hooks> Supervisor<H> {
             sandbox: None,
             gateway: None,
             inside: 0,
+            oom_kills: 0,
             receipt: None,
             probation,
             log_from: 0,
@@ -300,6 +305,7 @@ impl<H: Hooks> Supervisor<H> {
             safe: self.state.safe,
             rung: self.state.ladder.rung,
             launches: self.state.launches,
+            limits: self.sandbox.as_ref().map(|sandbox| Arc::clone(&sandbox.limits)),
             gateway: self.gateway.clone(),
             receipt: self.receipt.clone(),
             unpublished: self.unpublished.clone(),

@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
-    AGENT_ID, InitHandle, MountAccess, SandboxSpec, create, destroy, find, start_time, start_time_in,
+    AGENT_ID, InitHandle, Limits, MountAccess, SandboxSpec, Usage, create, destroy, find, start_time,
+    start_time_in,
 };
 use clawkeep_plan::{Digest, LaunchPlan, VerifiedPlan};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -20,12 +22,14 @@ use crate::client::{InitClient, InitError, SESSION};
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
 use crate::probe;
+use crate::snapshot::LimitsInForce;
 
 /// A sandbox with its init, reached.
 pub(crate) struct Sandbox {
     pub client: InitClient,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub handle: InitHandle,
+    pub limits: Arc<LimitsInForce>,
     /// Missing where the host's inotify instances are used up: then `/tmp` is looked at every second.
     pub watcher: Option<Watcher>,
     pub listeners: Vec<(u16, OwnedFd)>,
@@ -94,7 +98,7 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
     .map_err(|error| StepError::Other(error.to_string()))??;
     let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
     match Sandbox::reach(blueprint, &handle).await {
-        Ok(reached) => Ok(reached.into_sandbox(handle)),
+        Ok(reached) => Ok(reached.into_sandbox(handle, &blueprint.spec.limits)),
         Err(error) => {
             end(handle).await.map_err(io("end a sandbox that cannot be reached"))?;
             Err(error)
@@ -116,7 +120,7 @@ pub(crate) async fn adopt(blueprint: &Blueprint) -> Result<Option<(Sandbox, Vec<
     match found {
         Ok(mut reached) => {
             let children = std::mem::take(&mut reached.children);
-            Ok(Some((reached.into_sandbox(handle), children)))
+            Ok(Some((reached.into_sandbox(handle, &blueprint.spec.limits), children)))
         }
         Err(error) => {
             end(handle).await.map_err(io("end a sandbox that cannot be adopted"))?;
@@ -138,10 +142,25 @@ struct Reached {
 }
 
 impl Reached {
-    fn into_sandbox(self, handle: InitHandle) -> Sandbox {
+    fn into_sandbox(self, handle: InitHandle, asked: &Limits) -> Sandbox {
         let Self { client, events, watcher, listeners, publisher, dirs, .. } = self;
         let [root, guards, tmp, proc, home] = dirs;
-        Sandbox { client, events, handle, watcher, listeners, publisher, root, guards, tmp, proc, home }
+        let cgroup = handle.cgroup.clone();
+        let limits = Arc::new(LimitsInForce { enforced: cgroup.enforced(asked), cgroup });
+        Sandbox {
+            client,
+            events,
+            handle,
+            limits,
+            watcher,
+            listeners,
+            publisher,
+            root,
+            guards,
+            tmp,
+            proc,
+            home,
+        }
     }
 }
 
@@ -352,6 +371,11 @@ impl Sandbox {
             |pid| identity::session(proc, pid).is_some_and(|session| sessions.contains(&session));
         let mut holders = holders.peekable();
         holders.peek().is_none() || holders.any(|pid| !of_session(pid))
+    }
+
+    /// What all that runs in it has taken of the host so far, by the kernel's count.
+    pub fn usage(&self) -> Usage {
+        self.limits.cgroup.usage()
     }
 
     /// End everything that runs in it, people's sessions too.

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use clawkeep_isolation::{Cgroup, Enforced};
 use clawkeep_plan::Receipt;
 use clawkeep_recovery::{Phase, Rung};
 
@@ -16,6 +19,8 @@ pub struct Snapshot {
     pub rung: Rung,
     /// Launches so far.
     pub launches: u64,
+    /// What the sandbox may take of the host, while there is one.
+    pub limits: Option<Arc<LimitsInForce>>,
     /// The running process.
     pub gateway: Option<Gateway>,
     /// What it reported about itself, once that was accepted.
@@ -26,6 +31,15 @@ pub struct Snapshot {
     pub next_attempt_at: Option<u64>,
     /// The last thing that went wrong, and when.
     pub last_incident: Option<(u64, String)>,
+}
+
+/// What a sandbox may take of the host, and where it is counted.
+#[derive(Debug)]
+pub struct LimitsInForce {
+    /// As read back from the kernel when the sandbox was made or found.
+    pub enforced: Enforced,
+    /// What tells what was taken.
+    pub cgroup: Cgroup,
 }
 
 /// A running gateway process.

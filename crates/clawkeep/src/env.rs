@@ -88,7 +88,11 @@ impl Env {
         }
     }
 
-    fn named(&self, x: &str) -> Result<Option<(String, String)>, Problem> {
+    /// The same, and the name that it was given by.
+    ///
+    /// # Errors
+    /// When it is not UTF-8.
+    pub fn named(&self, x: &str) -> Result<Option<(String, String)>, Problem> {
         self.first(&[&format!("CLAWKEEP_{x}"), &format!("NEMOCLAW_{x}")])
     }
 }

@@ -4,7 +4,7 @@ pub mod story;
 
 use std::path::Path;
 
-use clawkeep_daemon::api::{RouteStatus, SandboxStatus, Status};
+use clawkeep_daemon::api::{LimitsStatus, RouteStatus, SandboxStatus, Status};
 
 use crate::output::clean;
 
@@ -105,6 +105,31 @@ fn line(key: &str, value: &str) -> String {
     text
 }
 
+/// `memory 4.0 GiB, 4096 processes, files 64.0 GiB; 1 killed for memory`.
+fn limits(told: &LimitsStatus) -> String {
+    let enforced = &told.enforced;
+    let words = [
+        enforced.memory_bytes.map(|bytes| format!("memory {}", size(bytes))),
+        enforced.pids.map(|pids| format!("{pids} processes")),
+        enforced.cpu_milli.map(|milli| format!("{} processors", milli as f64 / 1000.0)),
+        enforced.file_bytes.map(|bytes| format!("files {}", size(bytes))),
+    ];
+    let mut text = words.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if let Some(bytes) = told.usage.memory_bytes {
+        text += &format!("; memory used {}", size(bytes));
+    }
+    if let Some(kills) = told.usage.oom_kills.filter(|kills| *kills > 0) {
+        text += &format!(", {kills} killed for memory");
+    }
+    text
+}
+
+/// Bytes in the unit that fits.
+fn size(bytes: u64) -> String {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    if gib >= 1.0 { format!("{gib:.1} GiB") } else { format!("{:.0} MiB", gib * 1024.0) }
+}
+
 fn trouble(status: &SandboxStatus) -> String {
     let mut text = String::new();
     if let Some(held) = &status.held {
@@ -152,6 +177,12 @@ pub fn sandbox(status: &SandboxStatus) -> String {
         let level: Vec<String> = status.level.iter().map(|(key, value)| format!("{key} {value}")).collect();
         text += &line("enforced", &level.join(", "));
     }
+    if let Some(told) = &status.limits {
+        text += &line("limits", &limits(told));
+        for missing in &told.enforced.missing {
+            text += &line("NO LIMIT", missing);
+        }
+    }
     text += &line("model", &model(&status.route));
     if let Some(url) = &status.dashboard_url {
         text += &line("page", url);
@@ -164,6 +195,7 @@ pub mod tests {
     use clawkeep_daemon::api::{
         AgentStatus, DaemonStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus,
     };
+    use clawkeep_isolation::{Enforced, Hierarchy, Usage};
     use clawkeep_plan::Digest;
 
     use super::*;
@@ -206,6 +238,18 @@ pub mod tests {
             safe_mode: false,
             rung: "respawn".into(),
             level: [("landlock".into(), "7".into()), ("users".into(), "range".into())].into(),
+            limits: Some(LimitsStatus {
+                enforced: Enforced {
+                    hierarchy: Hierarchy::V2,
+                    group: Some("clawkeep-my-assistant-803.1f".into()),
+                    memory_bytes: Some(4 << 30),
+                    pids: Some(4096),
+                    cpu_milli: Some(1500),
+                    file_bytes: Some(64 << 30),
+                    missing: vec![],
+                },
+                usage: Usage { memory_bytes: Some(300 << 20), oom_kills: Some(2), ..Usage::default() },
+            }),
             route: RouteStatus { provider: "canary".into(), model: "canary-1".into(), endpoint_url: None },
             dashboard_port: Some(18789),
             dashboard_url: Some("http://127.0.0.1:18789/#token=t".into()),
@@ -223,6 +267,12 @@ pub mod tests {
         status.gateway = None;
         status.receipt = None;
         status.guards[1].state = "altered".into();
+        if let Some(limits) = &mut status.limits {
+            limits.enforced.memory_bytes = None;
+            limits.enforced.cpu_milli = None;
+            limits.enforced.missing = vec!["memory is not limited: it is not delegated".into()];
+            limits.usage = Usage::default();
+        }
         status.dashboard_url = None;
         status.held = Some(Held {
             reason: "a guard was altered\u{1b}[2J".into(),
@@ -242,6 +292,7 @@ pub mod tests {
           guards     2 of 2 verified
           receipt    6f328609 for plan 64879f7d, Landlock ABI 7
           enforced   landlock 7, users range
+          limits     memory 4.0 GiB, 4096 processes, 1.5 processors, files 64.0 GiB; memory used 300 MiB, 2 killed for memory
           model      built-in canary
           page       http://127.0.0.1:18789/#token=t
         "#);
@@ -251,6 +302,8 @@ pub mod tests {
           guards     1 of 2 verified
                      ciao-network-guard is altered
           enforced   landlock 7, users range
+          limits     4096 processes, files 64.0 GiB
+          NO LIMIT   memory is not limited: it is not delegated
           model      built-in canary
           held       a guard was altered
           next       clawkeep other recover

@@ -1,4 +1,5 @@
 //! A sandbox for one test, and a blocking client of its init.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
 use clawkeep_isolation::{
-    IdMap, InitHandle, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find, wire,
+    IdMap, InitHandle, Limits, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find,
+    wire,
 };
 use clawkeep_plan::{Digest, NetlinkRule};
 
@@ -16,6 +18,15 @@ pub struct Sandbox {
     pub handle: InitHandle,
     events: VecDeque<Event>,
     number: u64,
+}
+
+/// The setup's program; in a virtual machine it lies elsewhere than where it was built.
+pub fn program() -> &'static Path {
+    static GIVEN: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+    GIVEN.get_or_init(|| match std::env::var_os("CLAWKEEP_INIT") {
+        Some(given) => given.into(),
+        None => env!("CARGO_BIN_EXE_isolation-init").into(),
+    })
 }
 
 pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
@@ -35,7 +46,7 @@ pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
         listeners: vec![3128],
         tmp_bytes: 64 << 20,
         log_bytes: 1 << 20,
-        cgroups: vec![],
+        limits: Limits::default(),
     }
 }
 
@@ -50,8 +61,7 @@ impl Sandbox {
         let mut spec = spec(dir.path(), ids);
         change(&mut spec);
         let run = dir.path().join("run");
-        let program = Path::new(env!("CARGO_BIN_EXE_isolation-init"));
-        create(program, &run, &spec).unwrap();
+        create(program(), &run, &spec).unwrap();
         let handle = find(&run).unwrap().expect("init serves");
         Self { dir, handle, events: VecDeque::new(), number: 0 }
     }

@@ -124,6 +124,7 @@ impl<H: Hooks> Supervisor<H> {
 
     pub(super) fn took_gateway(&mut self, launch: u64, pid: i32, started_at: u64) {
         self.gateway = Some(Gateway { launch, pid, started_at, ready_at: None, adopted: false });
+        self.oom_kills = self.oom_kills_now();
         self.receipt = None;
         self.terminated = false;
         self.unloaded = None;
@@ -132,6 +133,11 @@ impl<H: Hooks> Supervisor<H> {
         self.canary_at = None;
         self.grace = None;
         self.next_probe = Some(Instant::now());
+    }
+
+    /// Processes of the sandbox that were killed for lack of memory, by the kernel's count.
+    pub(super) fn oom_kills_now(&self) -> u64 {
+        self.sandbox.as_ref().and_then(|sandbox| sandbox.usage().oom_kills).unwrap_or(0)
     }
 
     pub(super) fn gateway_gone(&mut self) {

@@ -48,7 +48,8 @@ impl<H: Hooks> Supervisor<H> {
         let disk = rustix::fs::statvfs(&self.blueprint.home).ok();
         diagnose(&Evidence {
             exit: Some(exit),
-            oom_kills: 0,
+            // Of whatever process of the sandbox; of which one, the way in which it ended tells.
+            oom_kills: self.oom_kills_now().saturating_sub(self.oom_kills),
             log_tail: &self.log_tail(),
             denied_syscalls: &[],
             denied_hosts: &[],

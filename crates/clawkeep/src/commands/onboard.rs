@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod ask;
 mod host;
+mod limits;
 mod lock;
 mod options;
 pub mod report;
@@ -30,8 +31,12 @@ pub fn run(host: &Host, options: Options) -> Outcome {
         report.warn("settings", &note.failure.message, note.failure.next.as_deref());
     }
     report.begin("host", "looking");
-    let found = host::check().inspect_err(|problem| report.fail("host", &problem.failure.message))?;
+    let found =
+        host::check(&settings.limits).inspect_err(|problem| report.fail("host", &problem.failure.message))?;
     report.done("host", &found);
+    for lack in host::unlimited() {
+        report.warn("limits", &lack, None);
+    }
 
     let home = host.home()?;
     let _lock = lock::take(&home, &settings.name)?;

@@ -1,13 +1,17 @@
-use std::path::Path;
+use clawkeep_isolation::{Hierarchy, Host, Limits};
 
 use crate::problem::Problem;
 
 /// What of this host a sandbox is made of, as the first line of the onboarding tells it.
 ///
 /// # Errors
-/// What is missing, by name, with what to do about it.
-pub fn check() -> Result<String, Problem> {
-    Facts::of_this_host().judge()
+/// What is missing, by name, with what to do about it; or a limit that was asked for and cannot be kept here.
+pub fn check(limits: &Limits) -> Result<String, Problem> {
+    let line = Facts::of_this_host().judge()?;
+    match Host::look().refusal(limits) {
+        Some(why) => Err(Problem::new("limit-unenforceable", why, "clawkeep onboard without that limit")),
+        None => Ok(line),
+    }
 }
 
 /// What was found.
@@ -49,7 +53,7 @@ impl Facts {
             unprivileged_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_restricts: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1)
                 && unconfined,
-            cgroups: cgroups(Path::new("/sys/fs/cgroup")),
+            cgroups: cgroups(&Host::look()),
         }
     }
 
@@ -104,23 +108,25 @@ impl Facts {
     }
 }
 
-/// `cgroup v2 (cpu, memory, pids)`.
-fn cgroups(root: &Path) -> String {
-    let wanted = ["cpu", "memory", "pids"];
-    let (version, found): (&str, Vec<&str>) = match std::fs::read_to_string(root.join("cgroup.controllers")) {
-        Ok(list) => (
-            "v2",
-            wanted.into_iter().filter(|name| list.split_whitespace().any(|have| have == *name)).collect(),
-        ),
-        Err(_) => {
-            ("v1", wanted.into_iter().filter(|name| root.join(name).join("cgroup.procs").exists()).collect())
-        }
-    };
-    if found.is_empty() {
-        "no cgroups".to_owned()
-    } else {
-        format!("cgroup {version} ({})", found.join(", "))
+/// `cgroup v2 limits (memory, pids, cpu)`, or that there are none.
+fn cgroups(host: &Host) -> String {
+    match host.hierarchy() {
+        Hierarchy::None => "no cgroup limits".to_owned(),
+        hierarchy => format!("{hierarchy} limits ({})", host.controllers().join(", ")),
     }
+}
+
+/// What cannot be limited on this host although it should be, a line each.
+pub fn unlimited() -> Vec<String> {
+    // Processor time is only limited on request, and then it is refused.
+    Host::look()
+        .lacks()
+        .filter(|(controller, _)| *controller != "cpu")
+        .map(|(controller, why)| match controller {
+            "memory" => format!("memory is not limited: {why}"),
+            _ => format!("{controller} are limited for each user only: {why}"),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -137,14 +143,14 @@ mod tests {
             max_net_namespaces: Some(1000),
             unprivileged_clone: Some(1),
             apparmor_restricts: false,
-            cgroups: "cgroup v2 (memory)".into(),
+            cgroups: "cgroup v2 limits (memory)".into(),
         }
     }
 
     #[test]
     fn a_fit_host_is_told_in_one_line() {
         let line = good().judge().unwrap();
-        assert_eq!(line, "Landlock ABI 7, seccomp, user+net namespaces, cgroup v2 (memory)");
+        assert_eq!(line, "Landlock ABI 7, seccomp, user+net namespaces, cgroup v2 limits (memory)");
         let root = Facts {
             root: true,
             may_make_namespaces: true,
@@ -172,16 +178,5 @@ mod tests {
             assert_eq!(problem.failure.code, "host-unfit");
             assert!(problem.failure.next.is_some());
         }
-    }
-
-    #[test]
-    fn both_kinds_of_control_groups_are_recognised() {
-        let temp = tempfile::tempdir().unwrap();
-        assert_eq!(cgroups(temp.path()), "no cgroups");
-        std::fs::create_dir(temp.path().join("pids")).unwrap();
-        std::fs::write(temp.path().join("pids/cgroup.procs"), "").unwrap();
-        assert_eq!(cgroups(temp.path()), "cgroup v1 (pids)");
-        std::fs::write(temp.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
-        assert_eq!(cgroups(temp.path()), "cgroup v2 (cpu, memory, pids)");
     }
 }

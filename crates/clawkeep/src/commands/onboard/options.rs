@@ -54,6 +54,18 @@ pub struct Options {
     /// Refuse netlink sockets inside as well; only guarded agents bear it
     #[arg(long)]
     pub(super) strict: bool,
+    /// Memory of all that runs in it, as 512M or 4G [default: 3/4 of the host's] [env: CLAWKEEP_MEMORY]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Processes and threads in it [default: 4096] [env: CLAWKEEP_PIDS]
+    #[arg(long, value_name = "N")]
+    pub(super) pids: Option<String>,
+    /// Processors, as 2 or 1.5 [default: all] [env: CLAWKEEP_CPUS]
+    #[arg(long, value_name = "N")]
+    pub(super) cpus: Option<String>,
+    /// The largest file that can be written in it [default: 64G] [env: CLAWKEEP_FILE_SIZE]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) file_size: Option<String>,
     /// Port on 127.0.0.1 for the agent's page [default: 18789 or the next free one] [env: CLAWKEEP_DASHBOARD_PORT]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) dashboard_port: Option<u16>,

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use clawkeep_agents::{Document, HealthUrl, Release};
 use clawkeep_daemon::api::RouteChoice;
 use clawkeep_inference::Provider;
+use clawkeep_isolation::Limits;
 use clawkeep_plan::SandboxName;
 
 use super::ask::Ask;
+use super::limits;
 use super::options::{AgentKind, Options};
 use crate::commands::route;
 use crate::env::Env;
@@ -28,6 +30,8 @@ pub struct Settings {
     pub settle_secs: Option<u64>,
     /// The strict profile.
     pub strict: bool,
+    /// What it may take of the host.
+    pub limits: Limits,
     /// The port that is wanted.
     pub dashboard_port: Option<u16>,
     /// A finished sandbox of this name may be removed.
@@ -89,6 +93,7 @@ impl Settings {
             None => env.port("DASHBOARD_PORT")?,
         };
         let agent = agent(&options)?;
+        let limits = limits::resolve(&options, env)?;
         let route = model_route(&options, env, interactive, ask)?;
         let mut notes = Vec::new();
         if let Some(presets) = env.text("POLICY_PRESETS")? {
@@ -107,6 +112,7 @@ impl Settings {
             route,
             settle_secs: options.settle,
             strict: options.strict,
+            limits,
             dashboard_port,
             recreate: options.recreate_sandbox || recreate_by_variable,
             yes: options.yes || recreate_by_variable || env.flag("YES")?,

@@ -48,6 +48,7 @@ fn create(
         strict: settings.strict,
         dashboard_port: settings.dashboard_port,
         settle_secs: settings.settle_secs,
+        limits: settings.limits,
     };
     // Asked for at all, it may be there, whatever becomes of the answer...
     *made = true;
