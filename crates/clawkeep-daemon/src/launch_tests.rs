@@ -125,6 +125,12 @@ fn many_callers_get_one_daemon_which_knows_nothing_of_them() {
     wait_until(LONG, "one daemon", || {
         (lab.daemons().iter().filter(|pid| alive(pid)).count() == 1).then_some(())
     });
+    // One that is late would find the way free after the end of the first, and begin anew.
+    wait_until(LONG, "the other callers' parents to give up", || {
+        let all = testkit::processes::Processes::snapshot();
+        let own = std::process::id().cast_signed();
+        (all.children(own).filter(|process| process.state != 'Z').count() == 1).then_some(())
+    });
     assert_eq!(lab.read("cwd"), ["/"]);
     let own = ["LAB", "PWD", "OLDPWD", "SHLVL", "_"];
     for line in lab.read("env") {

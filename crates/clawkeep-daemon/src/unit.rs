@@ -115,6 +115,8 @@ pub fn text(scope: Scope, program: &Path, home: &Path) -> Result<String, Unfit> 
          UMask=0077\n\
          Restart=always\n\
          RestartSec=500ms\n\
+         # A registry of a newer version: no attempt helps before that version is installed again.\n\
+         RestartPreventExitStatus=78\n\
          TimeoutStartSec=120\n\
          TimeoutStopSec=90\n\
          WatchdogSec=30\n\
