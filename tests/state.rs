@@ -3,16 +3,16 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clawkeep_daemon::api::{Request, SandboxStatus, Value};
 use clawkeep_store::Home;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use support::{Installation, LONG, kill9, name};
-use testkit::{Outcome, Reexec, wait_until};
+use testkit::{Outcome, Reexec, Seed, wait_until};
 
 /// A file system for a home, in the private mount namespace of the inner run.
 struct Disk {
@@ -338,6 +338,116 @@ fn the_programs_own_file_is_not_needed_any_more() {
     let pid = installation.daemon().daemon.pid;
     assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
     assert_eq!(installation.ready("box").phase, "ready");
+}
+
+/// Rounds in which the daemon is killed at a system call of its own.
+const KILLS: u64 = 16;
+
+/// The calls with which it changes something.
+const CALLS: [&str; 10] = [
+    "mkdir",
+    "openat",
+    "fsync",
+    "fdatasync",
+    "pwrite64",
+    "renameat",
+    "rename",
+    "unlinkat",
+    "fchmod",
+    "clone3",
+];
+
+#[test]
+fn a_daemon_killed_in_a_creation_or_a_removal_leaves_nothing_half() {
+    if !testkit::powercut::can_trace() {
+        eprintln!("SKIPPED: strace(1) is missing or may not trace");
+        return;
+    }
+    let mut rng = Seed::from_env_or_random().rng();
+    let installation = Installation::new();
+    let create = installation.fake("box", &[], true);
+    let mut died = 0;
+    for round in 0..KILLS {
+        let call = *rng.pick(&CALLS);
+        let when = rng.within(1..8);
+        no_daemon(&installation);
+        let mut doomed = Command::new(support::PROGRAM)
+            .args(["daemon", "--home"])
+            .arg(installation.home.root())
+            .arg("--serve")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut client = wait_until(LONG, "the daemon", || {
+            clawkeep_daemon::connect(installation.home.root()).ok().flatten()
+        });
+        let mut tracer = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")])
+            .args(["-e", &format!("inject={call}:signal=KILL:when={when}"), "-p", &doomed.id().to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = std::io::BufReader::new(tracer.stderr.take().unwrap()).lines();
+        let attached = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("attached")));
+        assert!(attached.is_some(), "strace(1) did not attach");
+        // It must not wait for us to read.
+        let said = std::thread::spawn(move || said.count());
+        let answer = client.ask(&create, |_| {});
+        let created = answer.is_ok();
+        let destroy = || {
+            let mut client = clawkeep_daemon::connect(installation.home.root()).ok().flatten()?;
+            client.ask(&Request::Destroy { name: name("box") }, |_| {}).ok()
+        };
+        let destroyed = created && destroy().is_some();
+        died += u64::from(!destroyed);
+        let what = format!("round {round}: {call} {when}, created {created}, destroyed {destroyed}");
+        // It has its lock for as long as it lives; nothing else of it is needed.
+        if let Some(mut client) = clawkeep_daemon::connect(installation.home.root()).ok().flatten() {
+            let _ = client.ask(&Request::Shutdown, |_| {});
+        }
+        wait_until(LONG, &format!("{what}: the daemon to be gone"), || {
+            installation.home.lock_daemon().ok().map(drop)
+        });
+
+        // What `onboard` does with what it finds.
+        let found = installation.daemon().sandboxes;
+        assert!(!destroyed || found.is_empty(), "{what}: {found:?}");
+        if let Some(status) = found.first() {
+            assert!(!status.onboarded, "{what}");
+            installation
+                .ask(&Request::Destroy { name: name("box") })
+                .unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        }
+        assert!(installation.daemon().sandboxes.is_empty(), "{what}");
+        let left = || {
+            let dirs = [installation.home.sandboxes(), installation.home.secrets()];
+            let entries = dirs.into_iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+            entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        };
+        let deadline = std::time::Instant::now() + LONG;
+        while !left().is_empty() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{what}: left behind: {:?} {}",
+                left(),
+                String::from_utf8_lossy(
+                    &Command::new("find")
+                        .arg(installation.home.sandboxes())
+                        .args(["-ls"])
+                        .output()
+                        .unwrap()
+                        .stdout
+                )
+            );
+            testkit::pause(std::time::Duration::from_millis(20));
+        }
+        doomed.wait().unwrap();
+        tracer.wait().unwrap();
+        said.join().unwrap();
+    }
+    eprintln!("{died} of {KILLS} daemons died");
+    assert!(died > 0);
+    verified(&installation.create_fake("box", &[]));
 }
 
 #[test]

@@ -162,6 +162,12 @@ impl Installation {
     }
 
     fn make_within(&self, sandbox: &str, args: &[&str], safe_mode: bool, limits: Limits) {
+        self.ask(&self.fake(sandbox, args, safe_mode, limits)).unwrap();
+        self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
+    }
+
+    /// The request for it.
+    pub fn fake(&self, sandbox: &str, args: &[&str], safe_mode: bool, limits: Limits) -> Request {
         let argv = ["/opt/clawkeep/agent/fake-gateway"].iter().chain(args).map(|a| (*a).to_owned()).collect();
         let agent = AgentChoice::Command {
             argv,
@@ -184,8 +190,7 @@ impl Installation {
             dashboard_port,
             limits,
         };
-        self.ask(&Request::Create(Box::new(create))).unwrap();
-        self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
+        Request::Create(Box::new(create))
     }
 
     /// As after a power cut and a boot: the daemon and everything in the sandboxes gone, only the state

@@ -1,11 +1,13 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawkeep_egress::{Authority, Proxy, Verdict};
 use clawkeep_inference::LiveService;
+use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +25,7 @@ use crate::server::Daemon;
 pub struct Running {
     /// How a wish gets to its supervisor.
     wishes: mpsc::UnboundedSender<Wish>,
+    wished: AtomicU64,
     /// What its supervisor knows.
     pub status: watch::Receiver<Snapshot>,
     blueprint: watch::Receiver<Arc<Blueprint>>,
@@ -66,7 +69,15 @@ impl Running {
         if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
             tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
         }
-        Ok(Self { wishes, status, blueprint: told_blueprint, client, inference, tasks })
+        Ok(Self {
+            wishes,
+            wished: AtomicU64::new(0),
+            status,
+            blueprint: told_blueprint,
+            client,
+            inference,
+            tasks,
+        })
     }
 
     /// What it is made of.
@@ -76,6 +87,7 @@ impl Running {
 
     /// Wish something of it.
     pub fn wish(&self, wish: Wish) -> Result<(), Failure> {
+        self.wished.fetch_add(1, Ordering::SeqCst);
         self.wishes.send(wish).map_err(|_| {
             Failure::new(
                 "supervisor-ended",
@@ -83,6 +95,19 @@ impl Running {
                 "clawkeep status".to_owned(),
             )
         })
+    }
+}
+
+impl Running {
+    /// Wait until every wish so far was taken and it is stopped: nothing is under way then. Before they were
+    /// taken it may look stopped, with a start still before it.
+    pub async fn stopped(&self) -> Result<(), watch::error::RecvError> {
+        let wished = self.wished.load(Ordering::SeqCst);
+        let mut status = self.status.clone();
+        let stopped = |snapshot: &Snapshot| {
+            snapshot.wishes >= wished && snapshot.phase == Phase::Stopped && !snapshot.wanted
+        };
+        status.wait_for(stopped).await.map(drop)
     }
 }
 

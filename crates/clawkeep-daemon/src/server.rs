@@ -392,10 +392,8 @@ impl Daemon {
 
     pub async fn wait_stopped(&self, name: &SandboxName) -> Result<(), Failure> {
         let running = self.running(name)?;
-        let mut status = running.status.clone();
-        let stopped = status.wait_for(|snapshot| snapshot.phase == Phase::Stopped && !snapshot.wanted);
-        match tokio::time::timeout(STOP_PATIENCE, stopped).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(STOP_PATIENCE, running.stopped()).await {
+            Ok(Ok(())) => Ok(()),
             _ => Err(Failure::new(
                 "not-stopped",
                 format!("{name} has not stopped yet"),

@@ -78,6 +78,15 @@ pub fn remove(dir: impl AsFd, name: &str) -> io::Result<bool> {
 /// # Errors
 /// When the directory cannot be read.
 pub fn sweep(dir: impl AsFd) -> io::Result<()> {
+    sweep_older(dir, STALE)
+}
+
+/// As [`sweep`], of any age: where nobody else can be writing.
+pub(crate) fn sweep_all(dir: impl AsFd) -> io::Result<()> {
+    sweep_older(dir, Duration::ZERO)
+}
+
+fn sweep_older(dir: impl AsFd, than: Duration) -> io::Result<()> {
     let dir = dir.as_fd();
     for entry in fs::Dir::read_from(dir)? {
         let entry = entry?;
@@ -87,7 +96,9 @@ pub fn sweep(dir: impl AsFd) -> io::Result<()> {
         }
         let Ok(stat) = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let modified = Duration::from_secs(stat.st_mtime.try_into().unwrap_or(0));
-        if SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + modified).is_ok_and(|age| age > STALE) {
+        if SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + modified).is_ok_and(|age| age >= than)
+            || than.is_zero()
+        {
             let _ = fs::unlinkat(dir, name, AtFlags::empty());
         }
     }

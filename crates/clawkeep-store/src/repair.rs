@@ -101,11 +101,13 @@ pub(crate) fn reconcile(store: &Store, damaged: Option<PathBuf>) -> Result<Optio
         let mut found = Vec::new();
         for name in directories(store)? {
             if let Ok(dir) = atomic::open_dir(store.home.sandbox(&name).root()) {
-                let _ = atomic::sweep(&dir);
+                let _ = atomic::sweep_all(&dir);
             }
             match (mirror::read(&store.home, &name), known.contains_key(&name)) {
                 (Ok(Some(record)), false) => found.push(record),
                 (Err(newer @ StoreError::Newer { .. }), false) => return Err(newer),
+                // A crash came before anything was entered; what is not empty stays.
+                (Ok(None), false) => drop(std::fs::remove_dir(store.home.sandbox(&name).root())),
                 (Err(error), false) => note.lost.push(Lost { name, why: error.to_string() }),
                 _ => {}
             }

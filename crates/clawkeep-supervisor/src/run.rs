@@ -89,6 +89,7 @@ pub async fn supervise(
 pub fn initial_snapshot(launches: u64) -> Snapshot {
     Snapshot {
         looked: false,
+        wishes: 0,
         phase: Phase::Stopped,
         wanted: false,
         safe: false,
@@ -108,6 +109,8 @@ struct Supervisor<H> {
     settings: Settings,
     hooks: H,
     status: watch::Sender<Snapshot>,
+    /// Taken so far.
+    wishes: u64,
     state: State,
     actions: VecDeque<Action>,
     started: Instant,
@@ -187,6 +190,7 @@ impl<H: Hooks> Supervisor<H> {
             settings,
             hooks,
             status,
+            wishes: 0,
             state,
             actions: VecDeque::new(),
             started: Instant::now(),
@@ -236,6 +240,7 @@ impl<H: Hooks> Supervisor<H> {
     }
 
     fn wish(&mut self, wish: Wish) {
+        self.wishes += 1;
         self.hooks.record("wish", &format!("{wish:?}").to_lowercase(), json!({}));
         self.feed(match wish {
             Wish::Start => Event::OrderStart,
@@ -300,6 +305,7 @@ impl<H: Hooks> Supervisor<H> {
         };
         self.status.send_replace(Snapshot {
             looked: true,
+            wishes: self.wishes,
             phase: self.state.phase.clone(),
             wanted: self.state.wanted,
             safe: self.state.safe,

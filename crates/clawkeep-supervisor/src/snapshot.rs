@@ -9,6 +9,8 @@ use clawkeep_recovery::{Phase, Rung};
 pub struct Snapshot {
     /// Whether the supervisor has looked for what an earlier one left; before that nothing here is known.
     pub looked: bool,
+    /// How many wishes it has taken.
+    pub wishes: u64,
     /// Where it is in its life.
     pub phase: Phase,
     /// Whether it should run.
