@@ -365,7 +365,7 @@ fn a_daemon_killed_in_a_creation_or_a_removal_leaves_nothing_half() {
     }
     let mut rng = Seed::from_env_or_random().rng();
     let installation = Installation::new();
-    let create = installation.fake("box", &[], true);
+    let create = installation.fake("box", &[], true, Default::default());
     let mut died = 0;
     for round in 0..KILLS {
         let call = *rng.pick(&CALLS);

@@ -88,17 +88,22 @@ impl Running {
     /// Wish something of it.
     pub fn wish(&self, wish: Wish) -> Result<(), Failure> {
         self.wished.fetch_add(1, Ordering::SeqCst);
-        self.wishes.send(wish).map_err(|_| {
-            Failure::new(
-                "supervisor-ended",
-                "the sandbox's supervisor has ended",
-                "clawkeep status".to_owned(),
-            )
-        })
+        self.wishes.send(wish).map_err(|_| self.ended())
     }
-}
 
-impl Running {
+    /// Nobody is there any more to hear a wish.
+    pub fn ended(&self) -> Failure {
+        let what = format!("the supervisor of {} has ended", self.blueprint().name);
+        Failure::new("supervisor-ended", what, "clawkeep status".to_owned())
+    }
+
+    /// Wait until every wish so far was taken.
+    pub async fn heard(&self) -> Result<(), Failure> {
+        let wished = self.wished.load(Ordering::SeqCst);
+        let mut status = self.status.clone();
+        status.wait_for(|snapshot| snapshot.wishes >= wished).await.map(drop).map_err(|_| self.ended())
+    }
+
     /// Wait until every wish so far was taken and it is stopped: nothing is under way then. Before they were
     /// taken it may look stopped, with a start still before it.
     pub async fn stopped(&self) -> Result<(), watch::error::RecvError> {

@@ -345,6 +345,8 @@ impl Daemon {
         let mut status = running.status.clone();
         let mut last = "";
         let wait = async {
+            // What it was before it heard of the last wish says nothing about that wish.
+            running.heard().await?;
             loop {
                 let snapshot = status.borrow_and_update().clone();
                 let word = phase_word(&snapshot);
@@ -365,13 +367,7 @@ impl Daemon {
                     }
                     _ => {}
                 }
-                if status.changed().await.is_err() {
-                    return Err(Failure::new(
-                        "supervisor-ended",
-                        format!("{name}'s supervisor has ended"),
-                        None,
-                    ));
-                }
+                status.changed().await.map_err(|_| running.ended())?;
             }
         };
         tokio::select! {
