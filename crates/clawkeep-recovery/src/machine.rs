@@ -59,14 +59,12 @@ impl Machine<'_> {
                 self.adopted(launch, running, receipt, safe);
             }
             Event::SandboxLost => self.sandbox_lost(),
-            // What will not die while the next start waits goes then, with its namespaces.
+            // Nor may it go on while the next start waits.
             Event::ClearFailed { .. }
-                if matches!(
-                    self.state.phase,
-                    Phase::Backoff { .. } | Phase::Restoring { .. } | Phase::Held { .. }
-                ) =>
+                if matches!(self.state.phase, Phase::Backoff { .. } | Phase::Held { .. }) =>
             {
-                self.state.unfit = true;
+                self.state.sandbox = false;
+                self.actions.push(Action::TearDown);
             }
             Event::TornDown => self.torn_down(),
             Event::Timer => self.timer(),
@@ -140,11 +138,14 @@ impl Machine<'_> {
 
     /// Start now, from whatever there is.
     fn attempt(&mut self) {
-        if let Some(what) = self.state.ladder.wants() {
-            self.state.phase = Phase::Restoring { what };
-            self.actions.push(Action::Restore { what });
-        } else {
-            self.bring_up();
+        match self.state.ladder.wants() {
+            // What is put back must not be written over by what still runs, and the sandbox is made anew anyway.
+            Some(_) if self.state.sandbox => self.tear_down(),
+            Some(what) => {
+                self.state.phase = Phase::Restoring { what };
+                self.actions.push(Action::Restore { what });
+            }
+            None => self.bring_up(),
         }
     }
 
@@ -239,11 +240,9 @@ impl Machine<'_> {
     /// not go on, and hold the port, while the next start waits.
     fn fail_and_clear(&mut self, blame: Blame) {
         self.fail(blame);
-        let waits =
-            matches!(self.state.phase, Phase::Backoff { .. } | Phase::Restoring { .. } | Phase::Held { .. });
+        let waits = matches!(self.state.phase, Phase::Backoff { .. } | Phase::Held { .. });
         if waits && self.state.sandbox {
-            // First of all: what is put back must not be written over by what still runs.
-            self.actions.insert(0, self.clearing());
+            self.actions.push(self.clearing());
         }
     }
 
