@@ -5,7 +5,7 @@ mod world;
 
 use std::hash::{Hash, Hasher};
 
-use clawkeep_recovery::{Action, Event, Phase, Settings, State, step};
+use clawkeep_recovery::{Action, Event, Phase, Settings, step};
 use serde_json::{Value, json};
 use stateright::{Checker, Model, Property};
 use world::{FAULTS, Fault, Ills, Step, World, settings};
