@@ -160,7 +160,8 @@ pub enum AgentChoice {
     Command {
         /// Program (absolute, as seen in the sandbox) and arguments.
         argv: Vec<String>,
-        /// `http://127.0.0.1:PORT/PATH` or `tcp://127.0.0.1:PORT` that answers when it is well.
+        /// `http://127.0.0.1:PORT/PATH` or `tcp://127.0.0.1:PORT` that answers when it is well; with
+        /// `#every=30s` behind it asked as often as that.
         health_url: Option<String>,
         /// Its configuration, a path below `/sandbox`: put back to the last healthy one when it keeps the command
         /// from running.

@@ -27,7 +27,8 @@ pub struct Options {
     /// The provider's base URL, if not its usual one [env: CLAWKEEP_ENDPOINT_URL]
     #[arg(long, value_name = "URL")]
     pub(super) endpoint_url: Option<String>,
-    /// Command agents: http://127.0.0.1:PORT/PATH or tcp://127.0.0.1:PORT that answers when it is well
+    /// Command agents: http://127.0.0.1:PORT/PATH or tcp://127.0.0.1:PORT that answers when it is well,
+    /// asked every 10 s, or as #every=30s says
     #[arg(long, value_name = "URL")]
     pub(super) health_url: Option<String>,
     /// Command agents: its configuration below /sandbox; the last healthy one is put back when it fails with it
