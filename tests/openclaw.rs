@@ -183,6 +183,17 @@ fn the_founding_report_ends_here() {
 
     // Its state outlives all of that, and a new sandbox uses the installed bundle.
     assert!(installation.files("my-assistant").join(".openclaw/openclaw.json").exists());
+
+    // The agent's runtime is removed from the host: it is installed again, and nobody has to say a word.
+    let status = installation.status("my-assistant");
+    let bundles = std::fs::read_dir(installation.home.bundles()).unwrap();
+    let bundle =
+        bundles.map(|entry| entry.unwrap().path()).find(|path| path.join("bin/node").exists()).unwrap();
+    std::fs::remove_file(bundle.join("bin/node")).unwrap();
+    kill9(status.gateway.as_ref().unwrap().pid);
+    back(&installation, &status);
+    serves(&installation);
+    assert!(installation.events("my-assistant").iter().any(|event| event.entry.kind == "mended"));
 }
 
 #[test]

@@ -26,7 +26,9 @@ pub use health::{
     Canary, Expect, HealthSpec, MAX_PROBE_BODY, Probe, ProbeVerdict, classify_health, classify_healthz,
     classify_readyz,
 };
-pub use install::{Bundle, BundleError, Generation, InstallError, NodePin, Npm, Progress, Release, install};
+pub use install::{
+    Bundle, BundleError, Generation, InstallError, NodePin, Npm, Progress, Release, install, repair,
+};
 
 /// Where the agent's bundle is mounted, read-only, inside every sandbox.
 pub const AGENT_MOUNT: &str = "/opt/clawkeep/agent";

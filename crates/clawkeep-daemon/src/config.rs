@@ -10,7 +10,7 @@ use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
 use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
 use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
-    Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing,
+    Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
 };
 use clawkeep_store::{Home, SandboxRecord, Snapshots};
 use clawkeep_supervisor::{Blueprint, SafeMode};
@@ -84,7 +84,7 @@ impl Config {
     }
 
     /// The bundle of the agent, where it needs one.
-    pub fn bundle(&self, home: &Home) -> Result<Option<Bundle>, Failure> {
+    fn bundle(&self, home: &Home, name: &SandboxName) -> Result<Option<Bundle>, Failure> {
         let unknown = |error: clawkeep_agents::AdapterError| {
             Failure::new("agent-unknown", error.to_string(), "clawkeep onboard --help".to_owned())
         };
@@ -94,7 +94,7 @@ impl Config {
             None => Err(Failure::new(
                 "agent-missing",
                 format!("the bundle of openclaw {} is not installed", release.version),
-                "clawkeep onboard".to_owned(),
+                format!("clawkeep {name} rebuild --yes --agent-version {}", release.version),
             )),
         }
     }
@@ -125,7 +125,7 @@ pub fn blueprint(
     ca_bundle: &Path,
 ) -> Result<Blueprint, Failure> {
     let dirs = home.sandbox(&record.name);
-    let bundle = config.bundle(home)?;
+    let bundle = config.bundle(home, &record.name)?;
     let guards = config.guards(bundle.as_ref());
     let proxy = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, PROXY_PORT));
     let env_file = EnvFile { proxy, guards: &guards };

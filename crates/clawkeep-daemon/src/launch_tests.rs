@@ -141,6 +141,12 @@ fn many_callers_get_one_daemon_which_knows_nothing_of_them() {
     assert_eq!(rustix::process::getsid(Pid::from_raw(parent)).unwrap().as_raw_nonzero().get(), parent);
     let mode = std::fs::metadata(lab.home.run().join(LOG)).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
+    // A parent that was started beside it and has not looked yet would take its place.
+    let me = std::process::id().cast_signed();
+    wait_until(LONG, "one parent", || {
+        let processes = testkit::Processes::snapshot();
+        (processes.children(me).filter(|process| process.state != 'Z').count() == 1).then_some(())
+    });
     // SIGTERM to the parent ends both.
     let daemon = *lab.daemons().iter().find(|pid| alive(pid)).unwrap();
     kill(parent, Signal::TERM);

@@ -14,6 +14,7 @@ mod forward;
 mod launch;
 mod main_loop;
 mod manager;
+mod mend;
 mod rebuild;
 mod route;
 mod running;

@@ -18,6 +18,7 @@ use crate::api::Failure;
 use crate::ca::{self, Ca};
 use crate::config::{Config, PROXY_PORT, blueprint};
 use crate::forward;
+use crate::mend::Mender;
 use crate::say::say;
 use crate::server::Daemon;
 
@@ -55,6 +56,7 @@ impl Running {
         let hooks = Around {
             record: record.clone(),
             journal: Arc::clone(&daemon.journal),
+            mender: Mender::new(&daemon.home, &daemon.store, &daemon.journal, &record.name, &wishes),
             agents: Agents::of(daemon, record, ca_bundle, tell_blueprint),
             authority,
             inference: inference.clone(),
@@ -133,6 +135,7 @@ struct Around {
     record: SandboxRecord,
     journal: Arc<JournalWriter>,
     agents: Agents,
+    mender: Mender,
     authority: Authority,
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
@@ -231,6 +234,9 @@ impl Hooks for Around {
         // The agent can cause these as often as it likes.
         if kind == "restored" && !self.restored.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return;
+        }
+        if kind == "refused" {
+            self.mender.refused(cause);
         }
         // Steps are for the replay; what they are about is told by other entries.
         if kind != "step" {

@@ -34,7 +34,7 @@ const REHEARSAL_PATIENCE: Duration = Duration::from_secs(240);
 /// The name under which a route's key is kept.
 pub const ROUTE_KEY: &str = "route-key";
 
-type Slot = Result<Arc<Running>, String>;
+type Slot = Result<Arc<Running>, Failure>;
 
 /// The daemon.
 pub struct Daemon {
@@ -134,7 +134,7 @@ impl Daemon {
 
     /// The same without a wish: what runs is adopted, and nothing started.
     fn supervise_quietly(&self, record: &SandboxRecord, dashboard: Option<tokio::net::TcpListener>) {
-        let begun = self.begin(record, dashboard).map(Arc::new).map_err(|failure| failure.message);
+        let begun = self.begin(record, dashboard).map(Arc::new);
         if let Err(why) = &begun {
             say(format_args!("{}: cannot be supervised: {why}", record.name));
         }
@@ -183,17 +183,18 @@ impl Daemon {
         let record = self.record(name)?;
         match self.slots().get(name) {
             Some(Ok(running)) => Ok(Arc::clone(running)),
-            Some(Err(why)) => Err(Failure::new(
-                "not-supervised",
-                format!("{name}: {why}"),
-                format!("clawkeep {name} recover"),
-            )),
+            Some(Err(why)) => {
+                let next = why.next.clone().unwrap_or_else(|| format!("clawkeep {name} recover"));
+                Err(Failure::new("not-supervised", format!("{name}: {why}"), next))
+            }
             None => Err(self.no_such(&record.name)),
         }
     }
 
     pub fn status_of(&self, record: &SandboxRecord) -> SandboxStatus {
-        let slot = self.slots().get(&record.name).cloned().unwrap_or_else(|| Err("not supervised".into()));
+        let slot = self.slots().get(&record.name).cloned().unwrap_or_else(|| {
+            Err(Failure::new("not-supervised", "not supervised", format!("clawkeep {} recover", record.name)))
+        });
         status(&self.home, record, slot.as_deref().map_err(Clone::clone))
     }
 

@@ -9,8 +9,8 @@ use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
-    AgentStatus, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus, ReceiptStatus, RouteStatus,
-    SandboxStatus,
+    AgentStatus, Failure, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus, ReceiptStatus,
+    RouteStatus, SandboxStatus,
 };
 use crate::config::Config;
 use crate::running::Running;
@@ -52,7 +52,7 @@ fn starts_soon(record: &SandboxRecord, found: &Snapshot) -> bool {
 }
 
 /// The status of one sandbox. `running` is missing where it cannot even be supervised.
-pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, String>) -> SandboxStatus {
+pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Failure>) -> SandboxStatus {
     let config = Config::of(record).ok();
     let snapshot = running.as_ref().ok().map(|running| running.status.borrow().clone());
     let blueprint = running.as_ref().ok().map(|running| running.blueprint());
@@ -82,7 +82,8 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Str
             Some(Held { reason: reason.clone(), command: command.clone() })
         }
         (None, Err(why)) => {
-            Some(Held { reason: why.clone(), command: format!("clawkeep {} recover", record.name) })
+            let command = why.next.clone().unwrap_or_else(|| format!("clawkeep {} recover", record.name));
+            Some(Held { reason: why.message.clone(), command })
         }
         _ => None,
     };

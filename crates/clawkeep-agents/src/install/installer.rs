@@ -75,9 +75,35 @@ pub fn install(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Bundle, InstallError> {
+    install_where(root, release, npm, cancel, progress, &|_| true)
+}
+
+/// As [`install()`], but a bundle of which a file is missing or altered is no bundle: it is installed anew in its
+/// place. Sandboxes that have the old one mounted see the new one when they are made anew.
+///
+/// # Errors
+/// As [`install()`].
+pub fn repair(
+    root: &Path,
+    release: &Release,
+    npm: &Npm,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Bundle, InstallError> {
+    install_where(root, release, npm, cancel, progress, &|bundle| bundle.verify_full().is_ok())
+}
+
+fn install_where(
+    root: &Path,
+    release: &Release,
+    npm: &Npm,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+    good: &dyn Fn(&Bundle) -> bool,
+) -> Result<Bundle, InstallError> {
     let (arch, version) = (std::env::consts::ARCH, release.version);
     let node = release.node_here().ok_or(InstallError::UnsupportedMachine { arch, version })?;
-    if let Some(bundle) = Bundle::find(root, release) {
+    if let Some(bundle) = Bundle::find(root, release).filter(good) {
         progress(Progress::Cached);
         return Ok(bundle);
     }
@@ -85,7 +111,7 @@ pub fn install(
     // Absolute from here on: npm runs in other directories.
     let root = &made.and_then(|()| root.canonicalize()).map_err(|e| InstallError::io("make", root, e))?;
     let lock = staging::lock(root, cancel, &mut || progress(Progress::Waiting))?;
-    if let Some(bundle) = Bundle::find(root, release) {
+    if let Some(bundle) = Bundle::find(root, release).filter(good) {
         progress(Progress::Cached);
         return Ok(bundle);
     }

@@ -13,6 +13,6 @@ mod tests;
 
 pub use bundle::{Bundle, BundleError};
 pub use error::InstallError;
-pub use installer::{Progress, install};
+pub use installer::{Progress, install, repair};
 pub use npm::Npm;
 pub use release::{Generation, NodePin, Release};
