@@ -373,6 +373,19 @@ mod tests {
     }
 
     #[test]
+    fn the_order_survives_a_clock_that_is_set_back() {
+        let (_temp, snapshots) = snapshots();
+        snapshots.put_healthy("config", b"one").unwrap();
+        let one = files(&snapshots, "healthy").remove(0);
+        let future = format!("config.{HEALTHY}.{:012}.{}.{}", 1, u64::MAX, Digest::of(b"one"));
+        std::fs::rename(one, snapshots.root.join(future)).unwrap();
+        snapshots.put_healthy("config", b"two").unwrap();
+        let all = snapshots.all_healthy("config").unwrap();
+        assert_eq!(all.iter().map(|healthy| &healthy.bytes[..]).collect::<Vec<_>>(), [b"two", b"one"]);
+        assert!(all[0].since_ms < all[1].since_ms);
+    }
+
+    #[test]
     fn a_damaged_one_is_passed_over_and_mended() {
         let (_temp, snapshots) = snapshots();
         snapshots.put_healthy("config", b"one").unwrap();

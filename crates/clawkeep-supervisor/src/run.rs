@@ -117,6 +117,8 @@ struct Supervisor<H> {
     seccomp: Digest,
     sandbox: Option<Sandbox>,
     gateway: Option<Gateway>,
+    /// Since when it has run, whatever becomes of the clock on the wall.
+    began: Instant,
     /// Its pid as the sandbox sees it.
     inside: i32,
     /// Processes of the sandbox that had been killed for lack of memory when it was launched or found.
@@ -197,6 +199,7 @@ impl<H: Hooks> Supervisor<H> {
             seccomp,
             sandbox: None,
             gateway: None,
+            began: Instant::now(),
             inside: 0,
             oom_kills: 0,
             receipt: None,
@@ -237,6 +240,11 @@ impl<H: Hooks> Supervisor<H> {
             0 => period,
             left => period.min(Duration::from_millis(left)),
         }
+    }
+
+    /// For how long the gateway has run, in milliseconds.
+    fn age(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
     }
 
     fn wish(&mut self, wish: Wish) {

@@ -427,6 +427,15 @@ pub(crate) fn started_at(pid: i32) -> Option<u64> {
     Some(boot * 1000 + ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
+/// For how long a process of the host has been there, by the clock that nobody sets (clock_gettime(2),
+/// CLOCK_BOOTTIME).
+pub(crate) fn age(pid: i32) -> Option<std::time::Duration> {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = since_boot.tv_sec.unsigned_abs() * 1000 + since_boot.tv_nsec.unsigned_abs() / 1_000_000;
+    let started = start_time(pid)? * 1000 / rustix::param::clock_ticks_per_second();
+    Some(std::time::Duration::from_millis(now.saturating_sub(started)))
+}
+
 /// What an ended process looks like to the adapters.
 pub(crate) fn ending(how: Ended) -> clawkeep_agents::Ending {
     match how {
@@ -446,6 +455,12 @@ mod tests {
         let started = started_at(std::process::id() as i32).unwrap();
         // The boot's time is in whole seconds.
         assert!(started <= now + 2_000 && now - started.min(now) < 600_000, "{started} {now}");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (ours, theirs) = (age(std::process::id() as i32).unwrap(), age(child.id() as i32).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(theirs <= ours && ours.as_millis() < 600_000, "{theirs:?} {ours:?}");
+        assert_eq!(age(-1), None);
         let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         assert_eq!(start_time_in(format!("7 (a) S 1 (b) {rest}").as_bytes()), Some(4711));
         assert_eq!(start_time_in(b"7 (x"), None);

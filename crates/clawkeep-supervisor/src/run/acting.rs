@@ -123,6 +123,7 @@ impl<H: Hooks> Supervisor<H> {
     }
 
     pub(super) fn took_gateway(&mut self, launch: u64, pid: i32, started_at: u64) {
+        self.began = Instant::now();
         self.gateway = Some(Gateway { launch, pid, started_at, ready_at: None, adopted: false });
         self.oom_kills = self.oom_kills_now();
         self.receipt = None;
@@ -217,6 +218,9 @@ impl<H: Hooks> Supervisor<H> {
         let started_at = sandbox::started_at(pid).unwrap_or_else(unix_ms);
         self.inside = child.pid;
         self.took_gateway(number, pid, started_at);
+        if let Some(began) = sandbox::age(pid).and_then(|age| self.began.checked_sub(age)) {
+            self.began = began;
+        }
         if let Some(gateway) = &mut self.gateway {
             gateway.adopted = true;
         }

@@ -7,7 +7,7 @@ use clawkeep_isolation::LOG;
 use clawkeep_isolation::proto::{Ended, Order};
 use clawkeep_recovery::{Diagnosis, Evidence, ExitHow, diagnose};
 
-use super::{Hooks, Supervisor, unix_ms};
+use super::{Hooks, Supervisor};
 
 /// The most of a log's end that is read, in bytes.
 const TAIL: u64 = 64 << 10;
@@ -54,7 +54,7 @@ impl<H: Hooks> Supervisor<H> {
             denied_syscalls: &[],
             denied_hosts: &[],
             ready_before: gateway.is_some_and(|gateway| gateway.adopted || gateway.ready_at.is_some()),
-            ran_ms: gateway.map_or(0, |gateway| unix_ms().saturating_sub(gateway.started_at)),
+            ran_ms: gateway.map_or(0, |_| self.age()),
             disk_free: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
         })
     }

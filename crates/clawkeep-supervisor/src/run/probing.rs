@@ -6,7 +6,7 @@ use clawkeep_recovery::{Event, Health, Phase};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Hooks, Supervisor, unix_ms};
+use super::{Hooks, Supervisor};
 use crate::probe::{self, Asking, Evidence, Found};
 
 /// How long a program that cannot be asked must have run to count as ready, in milliseconds.
@@ -22,7 +22,7 @@ impl<H: Hooks> Supervisor<H> {
         self.next_probe = None;
         let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
         let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
-        let age = unix_ms().saturating_sub(gateway.started_at);
+        let age = self.age();
         match self.blueprint.adapter.health() {
             Some(spec) => {
                 let Ok(proc) = sandbox.proc() else {

@@ -10,7 +10,7 @@ use clawkeep_recovery::{Blame, Cause, Event, Health, Phase, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
+use super::{Hooks, Supervisor, launch_id, launch_number};
 use crate::probe::Found;
 use crate::sandbox::{adopt, ending};
 
@@ -290,8 +290,8 @@ impl<H: Hooks> Supervisor<H> {
         if serving && health == Health::Deaf && !matches!(self.state.phase, Phase::Ready { .. }) {
             self.incident("deaf", "the gateway runs and does not answer".into(), json!({ "launch": launch }));
         }
-        if let Some(gateway) = &self.gateway {
-            let age = unix_ms().saturating_sub(gateway.started_at);
+        if self.gateway.is_some() {
+            let age = self.age();
             let ready = matches!(self.state.phase, Phase::Ready { .. });
             self.next_probe = Some(Instant::now() + if ready { self.pause() } else { starting_probe(age) });
         }
