@@ -6,7 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use clawkeep_daemon::api::{Request, SandboxStatus, Value};
+use clawkeep_agents::{Cancel, Npm, Release, install};
+use clawkeep_daemon::api::{AgentChoice, Create, Request, SandboxStatus, Value};
 use load::{Load, soak_time};
 use support::{Installation, LONG, kill9, name};
 use testkit::{pause, wait_until};
@@ -183,17 +184,37 @@ fn the_founding_report_ends_here() {
 
     // Its state outlives all of that, and a new sandbox uses the installed bundle.
     assert!(installation.files("my-assistant").join(".openclaw/openclaw.json").exists());
+}
 
-    // The agent's runtime is removed from the host: it is installed again, and nobody has to say a word.
-    let status = installation.status("my-assistant");
-    let bundles = std::fs::read_dir(installation.home.bundles()).unwrap();
+#[test]
+fn a_runtime_that_is_removed_from_the_host_is_installed_again() {
+    let installation = Installation::new();
+    let release = Release::all().first().unwrap();
+    let npm = Npm::on_path().unwrap();
     let bundle =
-        bundles.map(|entry| entry.unwrap().path()).find(|path| path.join("bin/node").exists()).unwrap();
-    std::fs::remove_file(bundle.join("bin/node")).unwrap();
+        install(&installation.home.bundles(), release, &npm, &Cancel::default(), &mut |_| ()).unwrap();
+    let create = Create {
+        name: name("my-assistant"),
+        agent: AgentChoice::Openclaw { version: release.version.to_owned() },
+        route: None,
+        strict: false,
+        settle_secs: None,
+        dashboard_port: Some(testkit::free_port()),
+        limits: Default::default(),
+    };
+    installation.ask(&Request::Create(Box::new(create))).unwrap();
+    installation.ask(&Request::Onboarded { name: name("my-assistant") }).unwrap();
+    let status = installation.ready("my-assistant");
+
+    std::fs::remove_file(bundle.dir().join("bin/node")).unwrap();
     kill9(status.gateway.as_ref().unwrap().pid);
+    wait_until(LONG, "the installation", || {
+        let events = installation.events("my-assistant");
+        events.iter().any(|event| event.entry.kind == "mended").then_some(())
+    });
     back(&installation, &status);
     serves(&installation);
-    assert!(installation.events("my-assistant").iter().any(|event| event.entry.kind == "mended"));
+    bundle.verify_full().unwrap();
 }
 
 #[test]
