@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 
 use clawkeep_daemon::Client;
-use clawkeep_daemon::api::{AgentChoice, Create, Request, SandboxStatus, Value};
+use clawkeep_daemon::api::{Request, SandboxStatus, Value};
 use container::{BUNDLE, Container};
 use support::{Installation, LONG, name};
 use testkit::{fake, wait_until};
@@ -213,8 +213,7 @@ fn where_there_is_no_systemd_one_line_starts_everything_at_boot() {
         eprintln!("SKIPPED: this host has systemd: what is said without it cannot be seen");
         return;
     }
-    sleeper(&installation, "box");
-    installation.ready("box");
+    installation.create_fake("box", &[]);
     let output = installation.clawkeep(&["service", "install"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -247,36 +246,11 @@ fn where_there_is_no_systemd_one_line_starts_everything_at_boot() {
     assert!(cron.wait().map_or(true, |status| status.success()));
 }
 
-/// A sandbox whose agent does nothing.
-fn sleeper(installation: &Installation, sandbox: &str) {
-    let agent = AgentChoice::Command {
-        argv: vec!["/usr/bin/sleep".into(), "infinity".into()],
-        health_url: None,
-        config: None,
-        safe_mode: false,
-        node_guards: false,
-        bundle: None,
-        env: Default::default(),
-    };
-    let create = Create {
-        name: name(sandbox),
-        agent,
-        route: None,
-        strict: false,
-        settle_secs: None,
-        limits: Default::default(),
-        dashboard_port: None,
-    };
-    installation.ask(&Request::Create(Box::new(create))).unwrap();
-    installation.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
-}
-
 #[test]
 fn twenty_sandboxes_are_all_started_again_but_for_those_that_were_stopped() {
     let installation = Installation::new();
     let names: Vec<String> = (1..=20).map(|number| format!("box-{number}")).collect();
-    names.iter().for_each(|name| sleeper(&installation, name));
-    names.iter().for_each(|name| drop(installation.ready(name)));
+    names.iter().for_each(|name| drop(installation.create_fake(name, &[])));
     installation.ask(&Request::Stop { name: name("box-7") }).unwrap();
     installation.lose_power();
 
@@ -291,5 +265,7 @@ fn twenty_sandboxes_are_all_started_again_but_for_those_that_were_stopped() {
     for sandbox in status.iter().filter(|sandbox| sandbox.should_run) {
         let sandbox = installation.ready(sandbox.name.as_str());
         assert_eq!(sandbox.gateway.unwrap().restarts, 1, "{}: started more than once", sandbox.name);
+        let launches = installation.launches(sandbox.name.as_str());
+        assert!(launches.len() == 2 && launches.iter().all(|launch| launch.receipt && launch.alone));
     }
 }

@@ -12,11 +12,10 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Client;
 use crate::admission::admit;
 use crate::api::{Request, Value};
 use crate::create::sweep_removed;
-use crate::launch::OURSELVES;
+use crate::launch::{OURSELVES, connect};
 use crate::manager::{self, Heart, Manager};
 use crate::say::say;
 use crate::server::Daemon;
@@ -112,7 +111,7 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
         // Nobody can ask, and yet everything is kept running.
         daemon.note("unreachable", error);
     }
-    tokio::spawn(admit_all(Arc::clone(&daemon), waiting, manager));
+    let admission = tokio::spawn(admit_all(Arc::clone(&daemon), waiting, manager));
     let mut mend = tokio::time::interval(MEND_EVERY);
     mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let sandboxes = daemon.home.sandboxes();
@@ -143,6 +142,8 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     if told_to_end && manager::goes_down().await {
         // A sandbox's first process takes no SIGTERM: without us the host would wait for it in vain.
         manager.stopping("the host goes down: ending the sandboxes");
+        // Nothing is started any more behind the stops.
+        admission.abort();
         daemon.wind_down(WIND_DOWN).await;
     } else {
         manager.stopping("the sandboxes go on; the next daemon adopts them");
@@ -175,8 +176,8 @@ async fn admit_all(daemon: Arc<Daemon>, waiting: Vec<SandboxName>, manager: Mana
 async fn take_over(home: &Home) -> Result<Result<DaemonLock, LockError>, String> {
     let until = tokio::time::Instant::now() + TAKE_OVER;
     loop {
-        let socket = home.socket();
-        let asked = tokio::task::spawn_blocking(move || ask_to_end(&socket));
+        let root = home.root().to_owned();
+        let asked = tokio::task::spawn_blocking(move || ask_to_end(&root));
         // One that does not even answer may still go away by itself.
         if let Ok(Ok(Ended::Managed)) = tokio::time::timeout_at(until, asked).await {
             return Err("a service's daemon serves this home already: systemctl status clawkeep".into());
@@ -194,8 +195,8 @@ enum Ended {
     Managed,
 }
 
-fn ask_to_end(socket: &Path) -> Ended {
-    let ask = |request: &Request| Client::connect(socket).ok()??.ask(request, |_| ()).ok();
+fn ask_to_end(home: &Path) -> Ended {
+    let ask = |request: &Request| connect(home).ok()??.ask(request, |_| ()).ok();
     match ask(&Request::Status) {
         Some(Value::Status(status)) if status.daemon.managed => return Ended::Managed,
         _ => {}

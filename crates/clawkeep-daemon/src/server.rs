@@ -110,9 +110,7 @@ impl Daemon {
         }
         let all = async {
             for running in &running {
-                let mut status = running.status.clone();
-                let down = |snapshot: &Snapshot| snapshot.phase == Phase::Stopped && !snapshot.wanted;
-                let _ = status.wait_for(down).await;
+                let _ = running.stopped().await;
             }
         };
         let _ = tokio::time::timeout(patience, all).await;

@@ -6,7 +6,6 @@ mod systemctl;
 use std::os::unix::process::CommandExt;
 
 use clap::Subcommand;
-use clawkeep_daemon::Client;
 use clawkeep_daemon::unit::{self, Found, Scope, UNIT};
 use serde_json::json;
 
@@ -76,7 +75,7 @@ fn boot_line(host: &Host) -> Result<String, Problem> {
 /// `service run`: becomes the parent that keeps one daemon running.
 fn foreground(host: &Host) -> Outcome {
     let home = host.home()?;
-    if let Ok(Some(_)) = Client::connect(&home.socket()) {
+    if let Ok(Some(_)) = clawkeep_daemon::connect(home.root()) {
         let message = format!("a daemon serves {} already", home.root().display());
         return Err(Problem::new("already-running", message, "clawkeep status"));
     }
