@@ -223,6 +223,10 @@ fn a_disk_that_becomes_read_only_stops_no_recovery() {
     let adopted = installation.ready("box");
     assert_eq!(gateway(&adopted), gateway(&second));
     assert!(installation.daemon().daemon.troubles.len() > 1);
+    // Its journal is in memory, and can be read all the same.
+    let told = installation.clawkeep(&["events"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("degraded"), "{told:?}");
+    assert!(installation.clawkeep(&["box", "why"]).status.success());
     kill9(gateway(&adopted));
     let third = installation.ready_after("box", 2);
     verified(&third);

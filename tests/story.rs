@@ -155,6 +155,57 @@ fn a_followed_journal_tells_what_happens_next_and_ends_with_the_signal() {
 }
 
 #[test]
+fn a_follower_misses_nothing_and_repeats_nothing_while_daemons_come_and_go() {
+    let installation = Installation::new();
+    installation.create_fake("box", &[]);
+    let mut command = installation.command(&["events", "box", "--follow", "--json", "--tail", "1"]);
+    let mut follower = Follower(command.stdout(Stdio::piped()).spawn().unwrap());
+    let lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    let mut events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let seq = |event: &Value| event["seq"].as_u64().unwrap();
+    let mut seen = vec![seq(&events.next().unwrap())];
+    for round in 1..=2 {
+        let daemon = installation.daemon().daemon.pid.cast_signed();
+        if round == 1 {
+            kill9(daemon);
+        } else {
+            installation.ask(&Request::Shutdown).unwrap();
+            wait_until(LONG, "no daemon", || installation.home.lock_daemon().ok().map(drop));
+        }
+        kill9(installation.ready("box").gateway.unwrap().pid);
+        installation.ready_after("box", round);
+        let ended = events.find(|event| {
+            seen.push(seq(event));
+            event["kind"] == "ended"
+        });
+        assert!(ended.is_some(), "the follower ended by itself");
+    }
+    let all: Vec<u64> = installation.events("box").iter().map(|event| event.seq).collect();
+    let from = all.iter().position(|seq| *seq == seen[0]).unwrap();
+    assert_eq!(seen, all[from..from + seen.len()]);
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_named_with_what_to_do() {
+    let installation = Installation::new();
+    installation.create_fake("box", &[]);
+    let daemon = installation.daemon().daemon.pid;
+    let pid = Pid::from_raw(daemon.cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let output = installation.clawkeep(&["box", "why"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("error[journal-busy]: ") && said.contains(&format!("(pid {daemon})")), "{said}");
+    assert!(said.ends_with(&format!("\n  next: kill -KILL {daemon}\n")), "{said}");
+    // As told.
+    kill_process(pid, Signal::KILL).unwrap();
+    let output = installation.clawkeep(&["box", "why"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    installation.ready("box");
+}
+
+#[test]
 fn a_dead_daemons_story_can_be_read_and_a_forged_one_does_not_add_up() {
     let installation = Installation::new();
     let status = installation.create_fake("box", &[]);

@@ -9,7 +9,7 @@ use clawkeep_daemon::api::{AgentChoice, Create, Failure, Request, SandboxStatus,
 use clawkeep_daemon::ensure;
 use clawkeep_isolation::Limits;
 use clawkeep_plan::SandboxName;
-use clawkeep_store::Home;
+use clawkeep_store::{Home, Span};
 use testkit::fake::Launch;
 use testkit::{Handle, Leftovers, wait_until};
 
@@ -78,7 +78,10 @@ impl Installation {
             // A question that changes nothing can be put to the next daemon.
             Err(failure)
                 if failure.code == "daemon-gone"
-                    && matches!(request, Request::Status | Request::Sandbox { .. }) =>
+                    && matches!(
+                        request,
+                        Request::Status | Request::Sandbox { .. } | Request::Journal { .. }
+                    ) =>
             {
                 ask()
             }
@@ -216,36 +219,28 @@ impl Installation {
         testkit::fake::launches(&self.files(sandbox).join("fake-report.jsonl"))
     }
 
-    /// The last events of a sandbox in the journal, oldest first. Read in a copy: the daemon alone has the
-    /// database.
+    /// The events of a sandbox in the journal, oldest first.
     pub fn events(&self, sandbox: &str) -> Vec<clawkeep_store::Event> {
-        let events = self.events_of_all();
-        events.into_iter().filter(|event| event.entry.sandbox == Some(name(sandbox))).collect()
+        self.events_of(Some(name(sandbox)))
     }
 
-    /// Those of no sandbox as well.
+    /// Those of all, and of none.
     pub fn events_of_all(&self) -> Vec<clawkeep_store::Event> {
-        let db = self.home.db();
-        let log = db.with_extension("db-wal");
-        // Of one moment: the database itself is written when the log begins anew.
-        let moment = || {
-            let begin = std::fs::read(&log).unwrap_or_default().into_iter().take(32).collect::<Vec<_>>();
-            (std::fs::metadata(&db).and_then(|found| found.modified()).ok(), begin)
-        };
-        let copy = tempfile::tempdir().unwrap();
-        let home = Home::open(&copy.path().join("copy")).unwrap();
-        wait_until(LONG, "the journal to hold still", || {
-            let before = moment();
-            std::fs::copy(&db, home.db()).ok()?;
-            match std::fs::copy(&log, home.db().with_extension("db-wal")) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return None,
-                _ => {}
+        self.events_of(None)
+    }
+
+    /// From the daemon, which alone has the database.
+    fn events_of(&self, sandbox: Option<SandboxName>) -> Vec<clawkeep_store::Event> {
+        let mut events: Vec<clawkeep_store::Event> = Vec::new();
+        loop {
+            let span = Span::After(events.last().map_or(0, |event| event.seq));
+            let request = Request::Journal { sandbox: sandbox.clone(), span, limit: usize::MAX };
+            let Value::Journal(page) = self.ask(&request).unwrap() else { panic!("another answer") };
+            events.extend(page.events);
+            if !page.more {
+                return events;
             }
-            (before == moment()).then_some(())
-        });
-        let opened = clawkeep_store::Store::open(&home).unwrap();
-        assert_eq!(opened.repaired, None);
-        opened.store.tail(None, 5000).unwrap()
+        }
     }
 
     /// The daemon's parent: found as the parent of the daemon.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
 use clawkeep_plan::{Digest, SandboxName};
+use clawkeep_store::{Page, Span};
 use serde::{Deserialize, Serialize};
 
 /// What the command line can ask for.
@@ -121,6 +122,15 @@ pub enum Request {
         name: SandboxName,
         /// Which session.
         session: String,
+    },
+    /// Some of the journal, in which everything is that was recorded before: [`Value::Journal`].
+    Journal {
+        /// Of which sandbox; without a name of all of them and of none.
+        sandbox: Option<SandboxName>,
+        /// Which part.
+        span: Span,
+        /// The most events; no more than [`clawkeep_store::MAX_PAGE`] come in any case.
+        limit: usize,
     },
     /// End the daemon (not the sandboxes: the next one adopts them).
     Shutdown,
@@ -258,6 +268,8 @@ pub enum Value {
         /// From the failure to ready, in milliseconds.
         ready_ms: u64,
     },
+    /// Some of the journal.
+    Journal(Page),
     /// How a session ended: an exit status, or 128 and the signal.
     Ended {
         /// The status for the shell.

@@ -5,7 +5,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -117,6 +119,22 @@ impl Client {
         }
     }
 
+    /// Wait no longer than this for each piece of the answer.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        for direction in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&self.socket, direction, Some(patience))?;
+        }
+        Ok(())
+    }
+
+    /// The daemon's pid, as the kernel noted it when it began to listen.
+    pub fn daemon_pid(&self) -> Option<i32> {
+        socket_peercred(&self.socket).ok().map(|peer| peer.pid.as_raw_nonzero().get())
+    }
+
     /// A descriptor that came with an answer, oldest first.
     pub fn take_fd(&mut self) -> Option<OwnedFd> {
         self.fds.pop_front()
@@ -130,7 +148,8 @@ impl Client {
     /// Ask, hear of each step, and give the outcome.
     ///
     /// # Errors
-    /// The daemon's failure, or that it went away (code `daemon-gone`): asking again is safe then.
+    /// The daemon's failure, or that it went away (code `daemon-gone`): asking again is safe then. Code
+    /// `daemon-silent` when the patience is over ([`Client::set_patience`]).
     pub fn ask(&mut self, request: &Request, mut step: impl FnMut(Answer)) -> Result<Value, Failure> {
         let gone = |detail: String| {
             Failure::new(
@@ -139,9 +158,16 @@ impl Client {
                 "clawkeep status".to_owned(),
             )
         };
-        self.send(request, &[]).map_err(|error| gone(format!(": {error}")))?;
+        let failed = |error: io::Error| match error.kind() {
+            // Only with a patience (socket(7), SO_RCVTIMEO).
+            io::ErrorKind::WouldBlock => {
+                Failure::new("daemon-silent", "the daemon does not answer", "clawkeep status".to_owned())
+            }
+            _ => gone(format!(": {error}")),
+        };
+        self.send(request, &[]).map_err(failed)?;
         loop {
-            match self.next().map_err(|error| gone(format!(": {error}")))? {
+            match self.next().map_err(failed)? {
                 Some(Answer::Done(value)) => return Ok(value),
                 Some(Answer::Failed(failure)) => return Err(failure),
                 Some(other) => step(other),

@@ -9,7 +9,7 @@ use clawkeep_inference::{LiveService, Route, Secret, Service};
 use clawkeep_isolation::proto::Order;
 use clawkeep_plan::SandboxName;
 use clawkeep_recovery::Phase;
-use clawkeep_store::{Desired, Home, JournalWriter, SandboxRecord, Secrets, Store, StoreError};
+use clawkeep_store::{Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError};
 use clawkeep_supervisor::{Snapshot, Wish};
 
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
@@ -27,6 +27,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a starting daemon waits for one supervisor's first look before it serves.
 const RESUME_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an answer about the journal waits for what is not yet written down.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a rehearsal waits for the agent to be back.
 const REHEARSAL_PATIENCE: Duration = Duration::from_secs(240);
@@ -301,11 +304,30 @@ impl Daemon {
                 let _ = tokio::time::timeout(Duration::from_secs(10), client.wait_for(Option::is_some)).await;
                 sessions::attach(asker, &running, &session).await
             }
+            Request::Journal { sandbox, span, limit } => {
+                let daemon = Arc::clone(self);
+                let read = move || daemon.read_journal(sandbox.as_ref(), span, limit);
+                tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+                    Err(Failure::new("store-failed", error.to_string(), "clawkeep status".to_owned()))
+                })
+            }
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)
             }
         }
+    }
+
+    /// Waits for the disk.
+    fn read_journal(
+        &self,
+        sandbox: Option<&SandboxName>,
+        span: Span,
+        limit: usize,
+    ) -> Result<Value, Failure> {
+        // On a disk that hangs, what is there is told without what waits.
+        self.journal.flush(FLUSH_PATIENCE);
+        self.store.page(sandbox, span, limit).map(Value::Journal).map_err(store_failed)
     }
 
     async fn want(&self, name: &SandboxName, desired: Desired, wish: Wish) -> Result<Value, Failure> {

@@ -24,6 +24,12 @@ pub const MAX_CAUSE: usize = 4 * 1024;
 /// The most that an event's data may be, in bytes of JSON; more is replaced by a note of its size.
 pub const MAX_DATA: usize = 32 * 1024;
 
+/// The most events of a page.
+pub const MAX_PAGE: usize = 500;
+
+/// The most that a page's events are together, in bytes of JSON, but for one that is more by itself.
+const MAX_PAGE_BYTES: usize = 1 << 20;
+
 /// Something that happened or was decided, to be written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -47,6 +53,31 @@ pub struct Event {
     /// What was written down.
     #[serde(flatten)]
     pub entry: Entry,
+}
+
+/// Which events are wanted: those next to a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Span {
+    /// The first ones after it.
+    After(u64),
+    /// The last ones before it.
+    Before(u64),
+}
+
+/// Some of the events of a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Whether there are more on that side of the number.
+    pub more: bool,
+    /// The highest number that was given so far in this journal, to whatever event.
+    pub newest: u64,
+    /// Whether the journal is in memory only ([`Store::in_memory`]); its numbers are its own.
+    pub in_memory: bool,
+    /// Whether all that was written down before can be read in this journal.
+    pub complete: bool,
 }
 
 impl Store {
@@ -105,15 +136,16 @@ impl Store {
         Ok(events)
     }
 
-    /// The events after number `seq`, oldest first, at most `limit`.
+    /// Some of the events of a sandbox; of all sandboxes and of none when `sandbox` is `None`. At most `limit`
+    /// and [`MAX_PAGE`].
     ///
     /// # Errors
     /// The disk's.
-    pub fn since(&self, seq: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
-        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sql = "SELECT * FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        query(&self.lock().db, sql, params![seq, limit]).map_err(|error| self.failed(error))
+    pub fn page(&self, sandbox: Option<&SandboxName>, span: Span, limit: usize) -> Result<Page, StoreError> {
+        let inner = self.lock();
+        let page = page(&inner.db, sandbox, span, limit).map_err(|error| self.failed(error))?;
+        let in_memory = inner.in_memory();
+        Ok(Page { in_memory, complete: !in_memory, ..page })
     }
 
     /// At opening: events of sandboxes that are no more go, and of the others those that are too many.
@@ -219,6 +251,42 @@ fn prune(db: &Connection, sandbox: Option<&SandboxName>) -> rusqlite::Result<()>
     Ok(())
 }
 
+/// A page of a journal in this database, with all of it.
+pub(crate) fn page(
+    db: &Connection,
+    sandbox: Option<&SandboxName>,
+    span: Span,
+    limit: usize,
+) -> rusqlite::Result<Page> {
+    // The highest of all ever, whichever are left; and looked up before those that it is compared with.
+    let newest = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'";
+    let newest = db.query_row(newest, [], |row| row.get::<_, i64>(0))?.cast_unsigned();
+    let (side, seq, order) = match span {
+        Span::After(seq) => (">", seq, "ASC"),
+        Span::Before(seq) => ("<", seq, "DESC"),
+    };
+    let whose = if sandbox.is_some() { "sandbox = ?1" } else { "?1 IS NULL" };
+    let sql = format!("SELECT * FROM events WHERE {whose} AND seq {side} ?2 ORDER BY seq {order} LIMIT ?3");
+    let limit = limit.min(MAX_PAGE);
+    let mut select = db.prepare_cached(&sql)?;
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    let rows = select.query_map(params![sandbox.map(SandboxName::as_str), seq, limit as i64 + 1], event)?;
+    let (mut events, mut more, mut bytes) = (Vec::new(), false, 0);
+    for row in rows {
+        let event = row?;
+        bytes += serde_json::to_string(&event).map_or(0, |text| text.len());
+        if events.len() == limit || (bytes > MAX_PAGE_BYTES && !events.is_empty()) {
+            more = true;
+            break;
+        }
+        events.push(event);
+    }
+    if order == "DESC" {
+        events.reverse();
+    }
+    Ok(Page { events, more, newest, in_memory: false, complete: true })
+}
+
 pub(crate) fn query(
     db: &Connection,
     sql: &str,
@@ -275,9 +343,6 @@ pub(crate) mod tests {
         let seqs = |events: Vec<Event>| events.iter().map(|event| event.seq).collect::<Vec<_>>();
         assert_eq!(seqs(store.tail(Some(&a), 2).unwrap()), [3, 5]);
         assert_eq!(seqs(store.tail(None, 3).unwrap()), [4, 5, 6]);
-        assert_eq!(seqs(store.since(4, 100).unwrap()), [5, 6]);
-        assert_eq!(seqs(store.since(0, 2).unwrap()), [1, 2]);
-        assert_eq!(seqs(store.since(u64::MAX, 2).unwrap()), Vec::<u64>::new());
         assert_eq!(store.tail(Some(&a), 1).unwrap()[0].entry, entry(Some("a"), 4));
         assert_eq!(store.append_all(&[]).unwrap(), 0);
         let json = serde_json::to_value(&store.tail(None, 1).unwrap()[0]).unwrap();
@@ -285,6 +350,55 @@ pub(crate) mod tests {
             json,
             json!({"seq": 6, "at_ms": 1005, "sandbox": null, "kind": "launched", "cause": "cause 5", "data": {"n": 5}})
         );
+    }
+
+    #[test]
+    fn gives_pages_from_either_end() {
+        let (_temp, _home, store) = store();
+        let a: SandboxName = "a".parse().unwrap();
+        for n in 0..6 {
+            store.append(&entry((n % 2 == 0).then_some("a"), n)).unwrap();
+        }
+        let page = |sandbox, span, limit| {
+            let page = store.page(sandbox, span, limit).unwrap();
+            assert_eq!((page.newest, page.in_memory, page.complete), (6, false, true));
+            (page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), page.more)
+        };
+        assert_eq!(page(None, Span::After(0), 2), (vec![1, 2], true));
+        assert_eq!(page(None, Span::After(4), 2), (vec![5, 6], false));
+        assert_eq!(page(Some(&a), Span::After(1), 9), (vec![3, 5], false));
+        assert_eq!(page(None, Span::After(u64::MAX), 2), (vec![], false));
+        assert_eq!(page(None, Span::Before(u64::MAX), 2), (vec![5, 6], true));
+        assert_eq!(page(Some(&a), Span::Before(5), 2), (vec![1, 3], false));
+        assert_eq!(page(None, Span::Before(3), 0), (vec![], true));
+        assert_eq!(page(None, Span::Before(1), 2), (vec![], false));
+        // A number that was given once is not the newest's again.
+        store.remove(&a).unwrap();
+        assert_eq!(page(None, Span::Before(u64::MAX), 9), (vec![2, 4, 6], false));
+    }
+
+    #[test]
+    fn a_page_is_bounded() {
+        let (_temp, _home, store) = store();
+        let small: Vec<_> = (0..MAX_PAGE + 1).map(|n| entry(None, n)).collect();
+        store.append_all(&small).unwrap();
+        let page = store.page(None, Span::After(0), usize::MAX).unwrap();
+        assert_eq!((page.events.len(), page.more), (MAX_PAGE, true));
+        let big =
+            Entry { data: json!("x".repeat(MAX_DATA - 2)), cause: "\n".repeat(MAX_CAUSE), ..entry(None, 0) };
+        store.append_all(&vec![big; 40]).unwrap();
+        let (mut before, mut read) = (u64::MAX, Vec::new());
+        loop {
+            let page = store.page(None, Span::Before(before), usize::MAX).unwrap();
+            let bytes = serde_json::to_string(&page).unwrap().len();
+            assert!(bytes < MAX_PAGE_BYTES + MAX_PAGE + 200, "{bytes}");
+            before = page.events[0].seq;
+            read.splice(0..0, page.events);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(read, store.tail(None, usize::MAX).unwrap());
     }
 
     #[test]
@@ -305,7 +419,7 @@ pub(crate) mod tests {
         let kept = store.tail(Some(&a), usize::MAX).unwrap();
         assert_eq!(kept.len(), PER_SANDBOX);
         assert_eq!(kept[0].entry, entry(Some("a"), 700));
-        assert_eq!(store.since(0, 1).unwrap()[0].entry, entry(None, 0));
+        assert_eq!(store.page(None, Span::After(0), 1).unwrap().events[0].entry, entry(None, 0));
         store.remove(&a).unwrap();
         assert_eq!(store.tail(None, usize::MAX).unwrap().len(), 1);
         assert_eq!(store.append(&entry(Some("a"), 0)).unwrap(), last + 1);

@@ -24,7 +24,7 @@ mod writer;
 
 pub use error::StoreError;
 pub use home::{Home, HomeError, SandboxDirs};
-pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, PER_SANDBOX};
+pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, MAX_PAGE, PER_SANDBOX, Page, Span};
 pub use lock::{DaemonLock, LockError};
 pub use reader::JournalReader;
 pub use record::{Desired, NewSandbox, SandboxRecord};

@@ -3,16 +3,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clawkeep_plan::SandboxName;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
-use crate::journal::query;
-use crate::{Event, SCHEMA, StoreError};
+use crate::{Page, SCHEMA, Span, StoreError, journal};
 
-/// How long a read waits for another process that holds the database.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a read waits for a process that holds the database. Not long: it has it for as long as it runs, and
+/// can be asked.
+const BUSY: Duration = Duration::from_millis(100);
 
-/// Reads the journal of a home and changes nothing: beside a host process that runs, after one that died, and
-/// where the disk cannot be written any more.
+/// Reads the journal of a home and changes nothing in it: where no host process runs, after one that died, and where
+/// the disk cannot be written any more. Keep it no longer than for a read: no host process can start meanwhile.
 #[derive(Debug)]
 pub struct JournalReader {
     db: Connection,
@@ -24,7 +24,8 @@ impl JournalReader {
     /// The journal of the home at this path; `None` where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] when a later version wrote it, [`StoreError::Corrupt`], or the disk's.
+    /// [`StoreError::Busy`] when a host process has it, [`StoreError::Newer`] when a later version wrote it,
+    /// [`StoreError::Corrupt`], or the disk's.
     pub fn open(root: &Path) -> Result<Option<Self>, StoreError> {
         let path = root.join("clawkeep.db");
         match std::fs::symlink_metadata(&path) {
@@ -79,12 +80,6 @@ impl JournalReader {
         Ok(Some(Self { db, path: path.to_owned(), complete: !unread }))
     }
 
-    /// Whether all that was written can be read. Not so on a disk that cannot be written, after a host process
-    /// that died there: what it wrote last is missing.
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
     /// The sandbox that is meant when none is named.
     ///
     /// # Errors
@@ -98,46 +93,14 @@ impl JournalReader {
         Ok(name.and_then(|name| name.parse().ok()))
     }
 
-    /// The last `n` events of a sandbox, oldest first; of all sandboxes and of none when `sandbox` is `None`.
+    /// As [`Store::page`](crate::Store::page). Not `complete` on a disk that cannot be written, after a host
+    /// process that died there: what it wrote last is missing.
     ///
     /// # Errors
     /// The disk's.
-    pub fn tail(&self, sandbox: Option<&SandboxName>, n: usize) -> Result<Vec<Event>, StoreError> {
-        let sql = "SELECT * FROM events WHERE ?1 IS NULL OR sandbox = ?1 ORDER BY seq DESC LIMIT ?2";
-        let mut events = self.events(sql, sandbox, i64::try_from(n).unwrap_or(i64::MAX), None)?;
-        events.reverse();
-        Ok(events)
-    }
-
-    /// Those after number `seq`, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn since(
-        &self,
-        sandbox: Option<&SandboxName>,
-        seq: u64,
-        limit: usize,
-    ) -> Result<Vec<Event>, StoreError> {
-        let sql =
-            "SELECT * FROM events WHERE (?1 IS NULL OR sandbox = ?1) AND seq > ?3 ORDER BY seq LIMIT ?2";
-        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-        self.events(sql, sandbox, i64::try_from(limit).unwrap_or(i64::MAX), Some(seq))
-    }
-
-    fn events(
-        &self,
-        sql: &str,
-        sandbox: Option<&SandboxName>,
-        limit: i64,
-        seq: Option<i64>,
-    ) -> Result<Vec<Event>, StoreError> {
-        let name = sandbox.map(SandboxName::as_str);
-        match seq {
-            Some(seq) => query(&self.db, sql, params![name, limit, seq]),
-            None => query(&self.db, sql, params![name, limit]),
-        }
-        .map_err(|error| self.failed(error))
+    pub fn page(&self, sandbox: Option<&SandboxName>, span: Span, limit: usize) -> Result<Page, StoreError> {
+        let page = journal::page(&self.db, sandbox, span, limit).map_err(|error| self.failed(error))?;
+        Ok(Page { complete: self.complete, ..page })
     }
 
     fn failed(&self, error: rusqlite::Error) -> StoreError {
@@ -163,32 +126,44 @@ mod tests {
     use crate::record::tests::new;
     use crate::{Home, Store};
 
-    fn numbers(events: &[Event]) -> Vec<u64> {
-        events.iter().map(|event| event.seq).collect()
+    fn names(root: &Path) -> Vec<std::ffi::OsString> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
     }
 
     #[test]
-    fn reads_beside_a_writer_and_makes_nothing() {
+    fn reads_what_nobody_has_open_and_is_told_when_somebody_has() {
         let temp = tempfile::tempdir().unwrap();
         // What a URI would take for its own.
         let root = temp.path().join("ho?me #%41");
         assert!(JournalReader::open(&root).unwrap().is_none());
         assert!(!root.exists());
         let home = Home::open(&root).unwrap();
+        assert!(JournalReader::open(&root).unwrap().is_none());
+        assert!(!home.db().exists());
         let store = Store::open(&home).unwrap().store;
-        let reader = JournalReader::open(&root).unwrap().unwrap();
-        assert_eq!(reader.default_sandbox().unwrap(), None);
-        let (a, b) = (store.insert(new("a")).unwrap().name, store.insert(new("b")).unwrap().name);
-        for n in 0..6 {
-            store.append(&entry(Some(if n % 2 == 0 { "a" } else { "b" }), n)).unwrap();
+        let name = store.insert(new("a")).unwrap().name;
+        for n in 0..4 {
+            store.append(&entry((n % 2 == 0).then_some("a"), n)).unwrap();
         }
-        assert_eq!(reader.default_sandbox().unwrap(), Some(a.clone()));
-        assert_eq!(numbers(&reader.tail(Some(&a), 2).unwrap()), [3, 5]);
-        assert_eq!(numbers(&reader.tail(None, 3).unwrap()), [4, 5, 6]);
-        assert_eq!(numbers(&reader.since(None, 4, 9).unwrap()), [5, 6]);
-        assert_eq!(numbers(&reader.since(Some(&b), 2, 1).unwrap()), [4]);
-        assert_eq!(reader.tail(Some(&b), 1).unwrap(), store.tail(Some(&b), 1).unwrap());
-        assert!(reader.is_complete());
+        let page = |sandbox| store.page(sandbox, Span::After(0), 9).unwrap();
+        let (all, of_a, there) = (page(None), page(Some(&name)), names(&root));
+        assert!(matches!(JournalReader::open(&root), Err(StoreError::Busy(_))));
+        assert_eq!(names(&root), there);
+        store.append(&entry(None, 4)).expect("the writer does not notice");
+        drop(store);
+
+        let bytes = std::fs::read(home.db()).unwrap();
+        let reader = JournalReader::open(&root).unwrap().unwrap();
+        assert_eq!(reader.default_sandbox().unwrap(), Some(name.clone()));
+        assert_eq!(reader.page(Some(&name), Span::After(0), 9).unwrap(), Page { newest: 5, ..of_a });
+        let read = reader.page(None, Span::Before(5), 9).unwrap();
+        assert_eq!(read, Page { newest: 5, ..all });
+        drop(reader);
+        assert_eq!(std::fs::read(home.db()).unwrap(), bytes);
+        assert_eq!(Store::open(&home).unwrap().repaired, None);
     }
 
     #[test]
@@ -238,8 +213,9 @@ mod tests {
                 assert!(!complete);
                 continue;
             };
-            assert_eq!(reader.is_complete(), complete);
-            assert_eq!(reader.tail(None, 9).unwrap().len(), usize::from(complete));
+            let page = reader.page(None, Span::After(0), 9).unwrap();
+            assert_eq!(page.complete, complete);
+            assert_eq!(page.events.len(), usize::from(complete));
         }
     }
 }

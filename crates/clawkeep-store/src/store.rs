@@ -41,6 +41,12 @@ pub struct Opened {
     pub repaired: Option<RepairNote>,
 }
 
+impl Inner {
+    pub(crate) fn in_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+}
+
 impl Store {
     /// Open the store of this home, made when it is missing. A damaged database is moved aside and the
     /// registry made again from the record files; so is a missing one. One process opens at a time; the host
@@ -89,7 +95,7 @@ impl Store {
 
     /// Whether it is in memory only, as [`Store::open_as_it_is`] tells.
     pub fn in_memory(&self) -> bool {
-        self.lock().memory.is_some()
+        self.lock().in_memory()
     }
 
     /// Open the database on the disk, if it is in memory only, and bring the events there.

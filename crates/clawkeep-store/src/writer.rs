@@ -42,7 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Entry>,
-    writing: bool,
+    /// Entries that came into the queue, over all time.
+    taken: u64,
     closed: bool,
     health: JournalHealth,
 }
@@ -83,6 +84,7 @@ impl JournalWriter {
             return;
         }
         state.queue.push_back(entry);
+        state.taken += 1;
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -91,7 +93,8 @@ impl JournalWriter {
     pub fn flush(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let mut state = self.shared.lock();
-        while state.writing || !state.queue.is_empty() {
+        let so_far = state.taken;
+        while state.health.written + state.health.failed < so_far {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -130,11 +133,9 @@ fn run(store: &Store, shared: &Shared, notice: &Notice) {
         }
         let count = state.queue.len().min(BATCH);
         let batch: Vec<Entry> = state.queue.drain(..count).collect();
-        state.writing = true;
         drop(state);
         let result = store.append_all(&batch);
         state = shared.lock();
-        state.writing = false;
         let count = batch.len() as u64;
         match result {
             Ok(_) => {

@@ -1,11 +1,12 @@
 use clawkeep_plan::SandboxName;
-use clawkeep_store::{Event, JournalReader, StoreError};
+use clawkeep_store::{Event, Page, Span};
 use serde_json::{Value, json};
 
-use super::{journal, name_in};
+use super::journal::Journal;
+use super::name_in;
 use crate::host::Host;
 use crate::output;
-use crate::problem::{Outcome, Problem};
+use crate::problem::Outcome;
 use crate::view::story::{clock, rfc3339};
 
 /// What `events` takes.
@@ -27,85 +28,84 @@ pub struct Options {
 /// How often a followed journal is looked at.
 const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// The most that are read at once.
-const BATCH: usize = 500;
-
 /// `events [NAME]`.
 pub fn run(host: &Host, options: &Options) -> Outcome {
     let name = name_in(options.name.as_ref())?.map(|name| super::known(host, name)).transpose()?;
-    let mut followed = Followed { host, name, journal: None, last: 0 };
-    let show = |events: Vec<Event>| events.iter().for_each(|event| print(event, options.json));
-    show(followed.begin(options.tail)?);
+    let journal = Journal::of(host)?;
+    let show = |events: &[Event]| events.iter().for_each(|event| print(event, options.json));
+    let mut place = Place::default();
+    if let Some(tail) = journal.tail(name.as_ref(), options.tail)? {
+        show(&tail.events);
+        // What is not shown of the past is not to come later either.
+        let last = tail.events.last().map_or(0, |event| event.seq);
+        place.begin(tail.in_memory, last.max(tail.newest));
+    } else {
+        place.begin(false, 0);
+    }
     if !options.follow {
         return Ok(0);
     }
     loop {
+        match journal.page(name.as_ref(), Span::After(place.last())) {
+            Ok(Some(page)) => {
+                if place.is_of(&page) {
+                    show(&page.events);
+                    place.advance(&page);
+                    if page.more {
+                        continue;
+                    }
+                } else {
+                    place.turn_to(&page);
+                    continue;
+                }
+            }
+            Ok(None) => {}
+            // Whoever has it lets go of it, or answers again.
+            Err(problem) if problem.failure.code == "journal-busy" => {}
+            Err(problem) => return Err(problem),
+        }
         // A signal ends us by itself.
         let _ = rustix::event::poll(&mut [], Some(&LOOK));
-        show(followed.more()?);
     }
 }
 
-/// A journal, and how far it was read.
-struct Followed<'a> {
-    host: &'a Host,
-    name: Option<SandboxName>,
-    journal: Option<(JournalReader, Option<(u64, u64)>)>,
-    last: u64,
+/// How far each journal was read: the one on the disk, and the one that a daemon keeps in memory where the disk
+/// takes nothing.
+#[derive(Debug, Default)]
+struct Place {
+    in_memory: bool,
+    read: [Option<u64>; 2],
 }
 
-impl Followed<'_> {
-    fn begin(&mut self, tail: usize) -> Result<Vec<Event>, Problem> {
-        self.open()?;
-        let Some((journal, _)) = &self.journal else { return Ok(Vec::new()) };
-        let read = || -> Result<_, StoreError> {
-            // What is not shown of the past is not to come later either.
-            let newest = journal.tail(None, 1)?.first().map_or(0, |event| event.seq);
-            Ok((newest, journal.tail(self.name.as_ref(), tail)?))
-        };
-        let (newest, events) = read().map_err(|error| journal::unreadable(self.host, &error))?;
-        self.last = events.last().map_or(newest, |event| event.seq.max(newest));
-        Ok(events)
+impl Place {
+    fn begin(&mut self, in_memory: bool, last: u64) {
+        self.in_memory = in_memory;
+        self.read[usize::from(in_memory)] = Some(last);
     }
 
-    fn more(&mut self) -> Result<Vec<Event>, Problem> {
-        // A repair puts another file in its place.
-        if self.journal.is_none() || self.journal.as_ref().is_some_and(|(_, file)| *file != self.file()) {
-            self.open()?;
-        }
-        let Some((journal, _)) = &self.journal else { return Ok(Vec::new()) };
-        match journal.since(self.name.as_ref(), self.last, BATCH) {
-            Ok(events) => {
-                self.last = events.last().map_or(self.last, |event| event.seq);
-                Ok(events)
-            }
-            // Whoever holds it lets go of it.
-            Err(StoreError::Busy(_)) => Ok(Vec::new()),
-            Err(error) => Err(journal::unreadable(self.host, &error)),
+    /// The last event that was read.
+    fn last(&self) -> u64 {
+        self.read[usize::from(self.in_memory)].unwrap_or(0)
+    }
+
+    /// Whether what comes after the last one is on this page.
+    fn is_of(&self, page: &Page) -> bool {
+        // One that was made anew counts from the beginning.
+        page.in_memory == self.in_memory && page.newest >= self.last()
+    }
+
+    fn advance(&mut self, page: &Page) {
+        if let Some(last) = page.events.last() {
+            self.begin(page.in_memory, last.seq);
         }
     }
 
-    fn open(&mut self) -> Result<(), Problem> {
-        let file = self.file();
-        self.journal = match journal::open(self.host)? {
-            Some(journal) => {
-                // The numbers of another file begin anew.
-                let newest = journal.tail(None, 1).map_err(|error| journal::unreadable(self.host, &error))?;
-                if newest.first().is_none_or(|event| event.seq < self.last) {
-                    self.last = 0;
-                }
-                Some((journal, file))
-            }
-            None => None,
-        };
-        Ok(())
-    }
-
-    /// Which file it is: device and inode.
-    fn file(&self) -> Option<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        let found = std::fs::metadata(self.host.root().join("clawkeep.db")).ok()?;
-        Some((found.dev(), found.ino()))
+    /// Go on in the journal of this page.
+    fn turn_to(&mut self, page: &Page) {
+        let read = self.read[usize::from(page.in_memory)].filter(|last| *last <= page.newest);
+        let anew = page.in_memory || self.in_memory == page.in_memory;
+        // In memory all is new. What is on the disk and was never read is of before.
+        self.begin(page.in_memory, read.unwrap_or(if anew { 0 } else { page.newest }));
     }
 }
 
@@ -159,6 +159,43 @@ mod tests {
         let sandbox = Some("box".parse().unwrap());
         let entry = Entry { at_ms: 1_764_049_285_123, sandbox, kind: kind.into(), cause: cause.into(), data };
         Event { seq: 7, entry }
+    }
+
+    #[test]
+    fn goes_on_in_whichever_journal_there_is() {
+        let page = |in_memory, newest, last: u64| {
+            let events = (last > 0).then(|| Event { seq: last, ..event("ready", "", Value::Null) });
+            Page {
+                events: events.into_iter().collect(),
+                more: false,
+                newest,
+                in_memory,
+                complete: !in_memory,
+            }
+        };
+        let mut place = Place::default();
+        place.begin(false, 40);
+        assert!(place.is_of(&page(false, 40, 0)));
+        place.advance(&page(false, 42, 42));
+        assert_eq!(place.last(), 42);
+        // The disk is full, the next daemon counts from 1.
+        assert!(!place.is_of(&page(true, 3, 0)));
+        place.turn_to(&page(true, 3, 0));
+        assert_eq!(place.last(), 0);
+        place.advance(&page(true, 3, 3));
+        // It is well again: what was in memory has its numbers on the disk.
+        assert!(!place.is_of(&page(false, 45, 45)));
+        place.turn_to(&page(false, 45, 45));
+        assert_eq!(place.last(), 42);
+        // Made anew, from nothing.
+        assert!(!place.is_of(&page(false, 7, 0)));
+        place.turn_to(&page(false, 7, 0));
+        assert_eq!(place.last(), 0);
+        // Begun in memory: what is on the disk is of before.
+        let mut place = Place::default();
+        place.begin(true, 3);
+        place.turn_to(&page(false, 45, 0));
+        assert_eq!(place.last(), 45);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 use clawkeep_recovery::story::{self, Record, Story};
 use clawkeep_store::Event;
 
-use super::{journal, name_in};
+use super::journal::{Journal, is_supervised};
+use super::name_in;
 use crate::host::Host;
 use crate::problem::{Outcome, Problem};
 use crate::{output, view};
@@ -22,20 +23,17 @@ pub struct Options {
 /// `why [NAME]`.
 pub fn run(host: &Host, options: &Options) -> Outcome {
     let name = name_in(options.name.as_ref())?;
-    let journal = journal::open(host)?;
-    let name = journal::sandbox(host, journal.as_ref(), name)?;
-    let events = match &journal {
-        Some(journal) => {
-            journal.tail(Some(&name), usize::MAX).map_err(|error| journal::unreadable(host, &error))?
-        }
-        None => Vec::new(),
-    };
+    let journal = Journal::of(host)?;
+    let name = journal.sandbox(name)?;
+    let (events, complete) = journal
+        .tail(Some(&name), usize::MAX)?
+        .map_or((Vec::new(), true), |tail| (tail.events, tail.complete));
     let told = view::story::Told {
         name: &name,
         story: &tell(&events),
         last: options.last,
-        supervised: journal::is_supervised(host),
-        complete: journal.is_none_or(|journal| journal.is_complete()),
+        supervised: is_supervised(host),
+        complete,
     };
     if options.json {
         output::print_json(&told.json());

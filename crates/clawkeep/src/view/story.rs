@@ -92,7 +92,7 @@ impl Told<'_> {
             text += &format!("\nrecord {} does not add up: {}\n", wrong.seq, one_line(&wrong.what));
         }
         if !self.complete {
-            text += "\nThe disk cannot be written, so what was recorded last cannot be read.\n";
+            text += "\nThe disk cannot be written, so a part of what was recorded cannot be read.\n";
         }
         text + &self.now()
     }
@@ -398,7 +398,7 @@ mod tests {
 
         record 9 does not add up: a b
 
-        The disk cannot be written, so what was recorded last cannot be read.
+        The disk cannot be written, so a part of what was recorded cannot be read.
 
         now: backoff when last heard of, at 2025-11-25 05:44:45.000; no daemon runs
           next: clawkeep box status
