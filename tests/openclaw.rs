@@ -208,7 +208,7 @@ fn a_runtime_that_is_removed_from_the_host_is_installed_again() {
 
     std::fs::remove_file(bundle.dir().join("bin/node")).unwrap();
     kill9(status.gateway.as_ref().unwrap().pid);
-    wait_until(LONG, "the installation", || {
+    wait_until(2 * LONG, "the installation", || {
         let events = installation.events("my-assistant");
         events.iter().any(|event| event.entry.kind == "mended").then_some(())
     });
