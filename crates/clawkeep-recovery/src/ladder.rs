@@ -61,8 +61,11 @@ pub struct Unproven {
 pub struct Ladder {
     /// The rung of the next start.
     pub rung: Rung,
-    /// Failures at this rung.
+    /// Failures at this rung that are not the host's.
     pub tries: u32,
+    /// Those that are.
+    #[serde(default)]
+    pub host_tries: u32,
     /// What was put back in this incident, or found not to need it.
     pub restored: Vec<Restore>,
 }
@@ -70,14 +73,17 @@ pub struct Ladder {
 impl Ladder {
     /// Take a failure in. Gives whether there is a rung left to try.
     pub(crate) fn fail(&mut self, blame: Blame, unproven: Unproven, settings: &Settings) -> bool {
-        self.tries = self.tries.saturating_add(1);
+        // Apart: a kill from outside is no evidence against what is new.
+        let tries = if blame == Blame::Environment { &mut self.host_tries } else { &mut self.tries };
+        *tries = tries.saturating_add(1);
+        let tries = *tries;
         let pointed_at = match blame {
             Blame::Runtime => Rung::Clear,
             Blame::Config => Rung::Config,
             Blame::Agent => Rung::Agent,
             // Once may have been chance. The second time, what is new is suspected before what ran for months.
-            Blame::Unknown if self.tries >= settings.tries && unproven.config => Rung::Config,
-            Blame::Unknown if self.tries >= settings.tries && unproven.agent => Rung::Agent,
+            Blame::Unknown if tries >= settings.tries && unproven.config => Rung::Config,
+            Blame::Unknown if tries >= settings.tries && unproven.agent => Rung::Agent,
             Blame::Unknown | Blame::Environment => Rung::Respawn,
         };
         if pointed_at > self.rung {
@@ -89,7 +95,7 @@ impl Ladder {
             (_, Rung::Respawn | Rung::Safe) => settings.tries,
             _ => 1,
         };
-        self.tries < enough || self.climb(settings)
+        tries < enough || self.climb(settings)
     }
 
     /// The next rung. Gives whether there is one.
@@ -109,6 +115,7 @@ impl Ladder {
     fn climb_to(&mut self, rung: Rung) {
         self.rung = rung;
         self.tries = 0;
+        self.host_tries = 0;
     }
 
     /// What has to be put back before the next start, and was not in this incident.

@@ -25,6 +25,7 @@ impl Machine<'_> {
             Event::OrderRestart => self.restart(),
             Event::Prepared if self.state.phase == Phase::Preparing => {
                 self.state.sandbox = true;
+                self.state.unfit = false;
                 if self.state.wanted { self.launch() } else { self.tear_down() }
             }
             Event::PrepareFailed { .. } if self.state.phase == Phase::Preparing => {
@@ -305,9 +306,13 @@ impl Machine<'_> {
             }
             (Phase::Ready { since, missed, .. }, Health::Ready | Health::Alive) => {
                 *missed = 0;
-                if self.now.saturating_sub(*since) >= self.settings.settle {
+                let lasted = self.now.saturating_sub(*since);
+                if lasted >= self.settings.settle {
                     self.state.unproven = Unproven::default();
-                    self.forget_failures();
+                    self.state.ladder = Ladder::default();
+                    if lasted >= self.settings.steady {
+                        self.state.backoff.reset();
+                    }
                 }
             }
             (Phase::Starting { .. } | Phase::Ready { .. }, Health::Hung) => {

@@ -7,8 +7,11 @@ use crate::{Backoff, Blame, Ladder, Restore, Unproven};
 pub struct Settings {
     /// From a launch to ready at most; the agent's whole warm-up is granted before deafness counts.
     pub start_within: u64,
-    /// Readiness that lasts this long resets the backoff.
+    /// Readiness that lasts this long proves what runs, and ends the incident.
     pub settle: u64,
+    /// Readiness that lasts this long, and as long as `settle`, resets the backoff. A minute or more: what is
+    /// ready for less each time is a crash loop all the same, and starts once a minute at most.
+    pub steady: u64,
     /// Probes in a row that a ready gateway may miss; one more and it is hung.
     pub misses: u32,
     /// From the order to stop to SIGKILL.
@@ -33,6 +36,7 @@ impl Default for Settings {
         Self {
             start_within: 180_000,
             settle: 25_000,
+            steady: 60_000,
             misses: 2,
             stop_grace: 10_000,
             tries: 2,
@@ -143,7 +147,7 @@ impl State {
     /// When [`Event::Timer`] is due next, if it is.
     pub fn timer(&self, settings: &Settings) -> Option<u64> {
         match &self.phase {
-            Phase::Starting { since, .. } => Some(since + settings.start_within),
+            Phase::Starting { launch: Some(_), since, .. } => Some(since + settings.start_within),
             Phase::Backoff { until } => Some(*until),
             Phase::Stopping { kill_at } => Some(*kill_at),
             Phase::Held { retry_at, .. } => *retry_at,
@@ -151,6 +155,7 @@ impl State {
             | Phase::Preparing
             | Phase::Restoring { .. }
             | Phase::Clearing
+            | Phase::Starting { launch: None, .. }
             | Phase::Ready { .. }
             | Phase::TearingDown => None,
         }

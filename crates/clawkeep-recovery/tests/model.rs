@@ -50,7 +50,7 @@ fn normalise(world: &mut World) {
     let launches = world.state.launches;
     let number = |launch: u64| (launch + 2).saturating_sub(launches);
     let elapsed = match world.state.phase {
-        Phase::Ready { since, .. } => (world.now - since).min(world.settings.settle),
+        Phase::Ready { since, .. } => (world.now - since).min(world.settings.steady),
         _ => 0,
     };
     world.now = elapsed;
@@ -90,6 +90,7 @@ fn normalise(world: &mut World) {
     let backoff: Value = json!({ "failures": failures, "random": 0 });
     state.backoff = serde_json::from_value(backoff).unwrap();
     state.ladder.tries = state.ladder.tries.min(world.settings.host_tries);
+    state.ladder.host_tries = state.ladder.host_tries.min(world.settings.host_tries);
     state.ladder.restored.sort_by_key(|what| *what as u8);
     state.ladder.restored.dedup();
 }
@@ -163,7 +164,7 @@ impl Model for Life {
                 world.feed(Event::Timer);
             }
             Move::Settle => {
-                world.now += world.settings.settle;
+                world.now += world.settings.settle.max(world.settings.steady);
                 world.live();
             }
             Move::Fault(fault) => {

@@ -91,7 +91,7 @@ impl Life {
 
     /// Be well for so long that it counts.
     fn settle(&mut self) {
-        self.now += self.settings.settle;
+        self.now += self.settings.settle.max(self.settings.steady);
         self.feed(Event::Probed { launch: self.state.launches, health: Health::Ready });
         assert_eq!(self.state.backoff.failures(), 0);
     }

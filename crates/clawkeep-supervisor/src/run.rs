@@ -152,6 +152,8 @@ fn settings(blueprint: &Blueprint) -> Settings {
     Settings {
         start_within: warm_up.unwrap_or(60_000),
         settle: u64::try_from(blueprint.settle.as_millis()).unwrap_or(u64::MAX),
+        // A minute by default; who shortens the one shortens the other.
+        steady: u64::try_from(blueprint.settle.as_millis() * 12 / 5).unwrap_or(u64::MAX),
         safe_mode: blueprint.safe.is_some(),
         recover: format!("clawkeep {} recover", blueprint.name),
         ..Settings::default()
