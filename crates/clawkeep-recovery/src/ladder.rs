@@ -68,6 +68,9 @@ pub struct Ladder {
     pub host_tries: u32,
     /// What was put back in this incident, or found not to need it.
     pub restored: Vec<Restore>,
+    /// Whether a sandbox made anew was launched in, with everything.
+    #[serde(default)]
+    pub renewed: bool,
 }
 
 impl Ladder {
@@ -104,12 +107,20 @@ impl Ladder {
             Rung::Respawn => Rung::Clear,
             Rung::Clear => Rung::Renew,
             Rung::Renew => Rung::Config,
-            Rung::Config => Rung::Agent,
-            Rung::Agent if settings.safe_mode => Rung::Safe,
-            Rung::Agent | Rung::Safe => return false,
+            Rung::Config if !self.restored.contains(&Restore::Agent) => Rung::Agent,
+            // Evidence led past it, and was wrong.
+            Rung::Agent if !self.restored.contains(&Restore::Config) => Rung::Config,
+            Rung::Config | Rung::Agent if settings.safe_mode => Rung::Safe,
+            Rung::Config | Rung::Agent | Rung::Safe => return false,
         };
         self.climb_to(next);
         true
+    }
+
+    /// Whether nothing could be put back, after evidence that led past the rungs which need nothing: those are
+    /// tried before anything is taken from the agent.
+    pub(crate) fn renews_first(&self) -> bool {
+        !self.renewed && self.restored.len() > 1
     }
 
     fn climb_to(&mut self, rung: Rung) {

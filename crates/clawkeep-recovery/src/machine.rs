@@ -163,6 +163,8 @@ impl Machine<'_> {
     }
 
     fn prepare(&mut self) {
+        // Whatever was refused went with the sandbox in which it was.
+        self.state.unfit = false;
         self.state.phase = Phase::Preparing;
         self.actions.push(Action::Prepare);
     }
@@ -171,10 +173,12 @@ impl Machine<'_> {
         self.state.ladder.restored.push(what);
         if !self.state.wanted {
             self.tear_down();
-        } else if !changed && self.state.ladder.climb(self.settings) {
+        } else if changed || self.state.ladder.renews_first() {
+            self.bring_up();
+        } else if self.state.ladder.climb(self.settings) {
             // Nothing to put back: this rung cannot help.
             self.attempt();
-        } else if !changed && self.tried_enough() {
+        } else if self.tried_enough() {
             self.give_up();
         } else {
             self.bring_up();
@@ -211,6 +215,7 @@ impl Machine<'_> {
     fn launch(&mut self) {
         self.state.launches += 1;
         self.state.safe = self.state.ladder.rung == Rung::Safe;
+        self.state.ladder.renewed |= self.state.ladder.rung >= Rung::Renew && !self.state.safe;
         self.state.phase = Phase::Starting { launch: None, since: self.now, receipt: false };
         self.actions.push(Action::Launch { launch: self.state.launches, safe: self.state.safe });
     }
@@ -241,9 +246,11 @@ impl Machine<'_> {
     /// not go on, and hold the port, while the next start waits.
     fn fail_and_clear(&mut self, blame: Blame) {
         self.fail(blame);
-        let waits = matches!(self.state.phase, Phase::Backoff { .. } | Phase::Held { .. });
-        if waits && self.state.sandbox {
-            self.actions.push(self.clearing());
+        let goes_on =
+            matches!(self.state.phase, Phase::Backoff { .. } | Phase::Held { .. } | Phase::TearingDown);
+        if goes_on && self.state.sandbox {
+            // Before a teardown too: locks in the home outlast it.
+            self.actions.insert(0, self.clearing());
         }
     }
 
