@@ -3,7 +3,7 @@
 
 mod world;
 
-use clawkeep_recovery::{Action, Event, Health, Phase};
+use clawkeep_recovery::{Action, Blame, Event, Health, Phase};
 use testkit::{Rng, Seed};
 use world::{FAULTS, Fault, Ills, World, settings};
 
@@ -20,6 +20,8 @@ fn play(seed: u64, schedule: &[Option<Fault>]) -> Option<String> {
     let mut world = World::new(seed, settings());
     world.healthy = !seed.is_multiple_of(4);
     world.settings.safe_mode = !seed.is_multiple_of(3);
+    let blames = [Blame::Unknown, Blame::Runtime, Blame::Config, Blame::Agent, Blame::Environment];
+    world.blame = blames.get((seed >> 32) as usize % 8).copied();
     world.feed(Event::OrderStart);
     for fault in schedule {
         match fault {

@@ -55,6 +55,8 @@ fn normalise(world: &mut World) {
     };
     world.now = elapsed;
     world.launches.clear();
+    // Of time, which the model has none of.
+    world.loops = (0, 0);
     if let Some(process) = &mut world.process {
         process.launch = number(process.launch);
     }

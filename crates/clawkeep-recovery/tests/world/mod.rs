@@ -106,8 +106,12 @@ pub struct World {
     pub clean: bool,
     /// The first rule that was broken.
     pub broken: Option<String>,
+    /// What every death is blamed on, rightly or wrongly; else what the world knows.
+    pub blame: Option<Blame>,
     /// When each launch was ordered.
     pub launches: Vec<(u64, Rung)>,
+    /// Launches since a person's order or sustained readiness, and when the last one was.
+    pub loops: (u32, u64),
 }
 
 pub fn settings() -> Settings {
@@ -128,7 +132,9 @@ impl World {
             healthy: true,
             clean: false,
             broken: None,
+            blame: None,
             launches: Vec::new(),
+            loops: (0, 0),
         }
     }
 
@@ -166,6 +172,15 @@ impl World {
     }
 
     pub fn feed(&mut self, event: Event) {
+        let lasted = match (&event, &self.state.phase) {
+            (Event::Probed { .. }, Phase::Ready { since, .. }) => self.now - since >= self.settings.settle,
+            _ => false,
+        };
+        let ordered =
+            matches!(event, Event::OrderStart | Event::OrderRecover | Event::OrderRestart | Event::OrderStop);
+        if lasted || ordered {
+            self.loops = (0, self.now);
+        }
         let (state, actions) = (self.step)(self.state.clone(), event.clone(), self.now, &self.settings);
         let cleared = matches!(event, Event::Cleared | Event::Prepared);
         for action in &actions {
@@ -174,6 +189,13 @@ impl World {
                 self.rule(state.wanted, "nothing is launched that is not wanted");
                 self.rule(*launch == state.launches, "a launch has the next number");
                 self.launches.push((self.now, state.ladder.rung));
+                let (loops, last) = self.loops;
+                // By then the delay has grown to its cap.
+                self.rule(
+                    loops < 8 || self.now - last >= 60_000,
+                    "a crash loop starts once a minute at most",
+                );
+                self.loops = (loops + 1, self.now);
             }
         }
         self.state = state;
@@ -271,7 +293,8 @@ impl World {
         let Some(process) = self.process.clone() else { return };
         if self.dies(process.safe) {
             self.process = None;
-            let blame = if self.ills.host { Blame::Environment } else { Blame::Unknown };
+            let known = if self.ills.host { Blame::Environment } else { Blame::Unknown };
+            let blame = self.blame.unwrap_or(known);
             self.feed(ended(process.launch, Verdict::Crash, blame));
         } else if !process.reported {
             self.process = Some(Process { reported: true, ..process });
@@ -334,7 +357,8 @@ impl World {
                 self.process = None;
                 self.clean = false;
                 self.feed(Event::SandboxLost);
-                if let Some(launch) = launch {
+                // As a rule the end of what ran in it is never told.
+                if let Some(launch) = launch.filter(|launch| launch % 2 == 1) {
                     self.feed(ended(launch, Verdict::Crash, Blame::Unknown));
                 }
             }
