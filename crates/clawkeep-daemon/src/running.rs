@@ -116,6 +116,11 @@ impl Running {
         };
         status.wait_for(stopped).await.map(drop)
     }
+
+    /// Whether it was told more than it has taken so far.
+    pub fn has_untaken_wishes(&self, snapshot: &Snapshot) -> bool {
+        self.wished.load(Ordering::SeqCst) > snapshot.wishes
+    }
 }
 
 impl Drop for Running {

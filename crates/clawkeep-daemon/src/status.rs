@@ -47,8 +47,11 @@ fn rung_word(rung: Rung) -> &'static str {
     }
 }
 
-fn starts_soon(record: &SandboxRecord, found: &Snapshot) -> bool {
-    record.desired == Desired::Running && found.phase == Phase::Stopped && !found.wanted
+/// Its start has not had its turn yet. One that was told to stop, where that could not be written down, has had
+/// its turn.
+fn starts_soon(record: &SandboxRecord, running: &Running, found: &Snapshot) -> bool {
+    let before = found.wishes == 0 || running.has_untaken_wishes(found);
+    record.desired == Desired::Running && before && found.phase == Phase::Stopped && !found.wanted
 }
 
 /// The status of one sandbox. `running` is missing where it cannot even be supervised.
@@ -92,10 +95,9 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         schema: 1,
         name: record.name.clone(),
         default: record.default,
-        phase: match &snapshot {
-            // Its start has not had its turn yet.
-            Some(found) if found.looked && starts_soon(record, found) => "preparing",
-            found => found.as_ref().map_or("held", phase_word),
+        phase: match (&running, &snapshot) {
+            (Ok(running), Some(found)) if found.looked && starts_soon(record, running, found) => "preparing",
+            (_, found) => found.as_ref().map_or("held", phase_word),
         }
         .to_owned(),
         should_run: record.desired == Desired::Running,
