@@ -140,3 +140,27 @@ fn a_rejected_receipt_is_never_ready_and_names_the_command() {
     world.answer(None);
     assert!(world.process.is_none(), "it does not go on running");
 }
+
+/// A journal says which core decided, so that another one is not judged by this one's decisions. If this fails because
+/// the core decides otherwise now, raise `story::CORE` and take the new number over.
+#[test]
+fn the_cores_version_is_raised_with_its_decisions() {
+    let mut rng = Seed(7).rng();
+    // FNV-1a: the same on every machine and with every compiler.
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    for _ in 0..500 {
+        let (seed, schedule) = (rng.next_u64(), draw(&mut rng));
+        let mut world = World::new(seed, settings());
+        world.feed(Event::OrderStart);
+        for fault in schedule {
+            match fault {
+                Some(fault) => world.suffer(fault),
+                None => world.go_on(),
+            }
+            for byte in serde_json::to_vec(&(&world.state, &world.pending)).unwrap() {
+                sum = (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        }
+    }
+    assert_eq!((clawkeep_recovery::story::CORE, format!("{sum:016x}").as_str()), ("1", "5037aacdeed75f59"));
+}

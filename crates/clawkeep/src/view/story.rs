@@ -12,6 +12,9 @@ use crate::output::one_line;
 /// Lines of one incident that are shown to a person, of what happened and what was tried.
 const LINES: usize = 16;
 
+/// Records that do not add up are shown up to this number; JSON has them all.
+const MISMATCHES: usize = 5;
+
 /// A story, ready to be shown.
 pub struct Told<'a> {
     /// Whose.
@@ -88,8 +91,12 @@ impl Told<'_> {
         for incident in self.incidents() {
             text += &self.incident(incident);
         }
-        for wrong in &self.story.mismatches {
-            text += &format!("\nrecord {} does not add up: {}\n", wrong.seq, one_line(&wrong.what));
+        for (index, wrong) in self.story.mismatches.iter().take(MISMATCHES).enumerate() {
+            let gap = if index == 0 { "\n" } else { "" };
+            text += &format!("{gap}record {} does not add up: {}\n", wrong.seq, one_line(&wrong.what));
+        }
+        if let Some(more @ 1..) = self.story.mismatches.len().checked_sub(MISMATCHES) {
+            text += &format!("and {more} more\n");
         }
         if !self.complete {
             text += "\nThe disk cannot be written, so a part of what was recorded cannot be read.\n";
