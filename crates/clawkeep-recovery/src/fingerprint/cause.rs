@@ -271,9 +271,13 @@ impl Cause {
                 "It is started again; if that does not last, the repair widens.",
                 LOGS,
             ),
-            Self::Killed => {
-                ("killed", "A signal from outside ended the agent.", unknown, "It is started again.", LOGS)
-            }
+            Self::Killed => (
+                "killed",
+                "A signal from outside ended the agent.",
+                Environment,
+                "It is started again.",
+                LOGS,
+            ),
             Self::Unresponsive => (
                 "unresponsive",
                 "The agent runs and does not answer.",
