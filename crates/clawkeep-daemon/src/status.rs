@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clawkeep_isolation::Hierarchy;
-use clawkeep_recovery::{Phase, Rung};
+use clawkeep_recovery::Phase;
 use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
@@ -22,29 +22,7 @@ pub fn rfc3339(unix_ms: u64) -> String {
 
 /// The word for a phase.
 pub fn phase_word(snapshot: &Snapshot) -> &'static str {
-    match &snapshot.phase {
-        Phase::Stopped => "stopped",
-        Phase::Preparing | Phase::Restoring { .. } => "preparing",
-        Phase::Clearing | Phase::Starting { .. } => "starting",
-        Phase::Ready { .. } => "ready",
-        Phase::Backoff { .. } => "backoff",
-        Phase::Held { .. } => "held",
-        Phase::Stopping { .. } => "stopping",
-        Phase::TearingDown if snapshot.wanted => "preparing",
-        Phase::TearingDown => "stopping",
-    }
-}
-
-/// The word for a rung of the ladder.
-fn rung_word(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Respawn => "respawn",
-        Rung::Clear => "clear",
-        Rung::Renew => "renew",
-        Rung::Config => "config",
-        Rung::Agent => "agent",
-        Rung::Safe => "safe",
-    }
+    snapshot.phase.word(snapshot.wanted)
 }
 
 /// Its start has not had its turn yet. One that was told to stop, where that could not be written down, has had
@@ -136,7 +114,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         }),
         level: snapshot.as_ref().map_or_else(BTreeMap::new, level),
         safe_mode: snapshot.as_ref().is_some_and(|snapshot| snapshot.safe),
-        rung: snapshot.as_ref().map_or("respawn", |snapshot| rung_word(snapshot.rung)).to_owned(),
+        rung: snapshot.as_ref().map_or("respawn", |snapshot| snapshot.rung.word()).to_owned(),
         limits: snapshot.as_ref().and_then(|snapshot| {
             let limits = snapshot.limits.as_ref()?;
             Some(LimitsStatus { enforced: limits.enforced.clone(), usage: limits.cgroup.usage() })

@@ -37,6 +37,20 @@ pub enum Rung {
     Safe,
 }
 
+impl Rung {
+    /// The word for it in every status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Respawn => "respawn",
+            Self::Clear => "clear",
+            Self::Renew => "renew",
+            Self::Config => "config",
+            Self::Agent => "agent",
+            Self::Safe => "safe",
+        }
+    }
+}
+
 /// What can be put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

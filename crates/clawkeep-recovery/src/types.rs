@@ -105,6 +105,23 @@ pub enum Phase {
     TearingDown,
 }
 
+impl Phase {
+    /// The word for it in every status; `wanted` is whether the sandbox should run.
+    pub fn word(&self, wanted: bool) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Preparing | Self::Restoring { .. } => "preparing",
+            Self::Clearing | Self::Starting { .. } => "starting",
+            Self::Ready { .. } => "ready",
+            Self::Backoff { .. } => "backoff",
+            Self::Held { .. } => "held",
+            Self::Stopping { .. } => "stopping",
+            Self::TearingDown if wanted => "preparing",
+            Self::TearingDown => "stopping",
+        }
+    }
+}
+
 /// The whole state of one sandbox's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {

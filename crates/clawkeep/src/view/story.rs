@@ -285,17 +285,7 @@ fn incident_json(incident: &Incident) -> Value {
 
 /// The word for a phase, as `status` has it.
 fn phase(present: &Present) -> &'static str {
-    match &present.state.phase {
-        Phase::Stopped => "stopped",
-        Phase::Preparing | Phase::Restoring { .. } => "preparing",
-        Phase::Clearing | Phase::Starting { .. } => "starting",
-        Phase::Ready { .. } => "ready",
-        Phase::Backoff { .. } => "backoff",
-        Phase::Held { .. } => "held",
-        Phase::Stopping { .. } => "stopping",
-        Phase::TearingDown if present.state.wanted => "preparing",
-        Phase::TearingDown => "stopping",
-    }
+    present.state.phase.word(present.state.wanted)
 }
 
 #[cfg(test)]
