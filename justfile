@@ -31,10 +31,6 @@ soak minutes="60":
 chaos:
     cargo nextest run -p clawkeep --test campaign --test chaos --run-ignored all --no-capture
 
-# Five minutes of the real OpenClaw without a restart.
-soak:
-    cargo nextest run --release -p clawkeep --test openclaw --run-ignored only -- soak
-
 # Every effect of the store: the power goes, the call fails, the program is killed.
 powercut:
     CLAWKEEP_POWERCUT=all cargo nextest run --test powercut --workspace

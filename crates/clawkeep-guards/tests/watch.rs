@@ -123,9 +123,10 @@ async fn a_flood_of_other_names_wakes_nobody_and_hides_nothing() {
         fs::remove_file(dir.join(GUARD)).unwrap();
     });
     // More than the kernel keeps, so all names may be told; the one that was removed is among them in the end.
+    // How long the flood takes is the disk's affair.
     let mut wakes = 0;
     while world.publisher.inspect(GUARD, geteuid().as_raw()) != clawkeep_plan::Fact::Missing {
-        let told = timeout(10 * SECOND, world.watcher.changed()).await.unwrap().unwrap();
+        let told = timeout(300 * SECOND, world.watcher.changed()).await.unwrap().unwrap();
         assert!(told.iter().all(|name| name == ENV || name == GUARD), "{told:?}");
         wakes += 1;
     }
