@@ -14,10 +14,12 @@ lint:
 deny:
     cargo deny check licenses bans sources
 
-# Figures: respawn, wiped to exec, isolation beside bubblewrap, memory, a boot of twenty sandboxes.
+# Figures: respawn, wiped to exec, isolation beside other sandboxes, a boot of twenty, 200 at rest.
 bench:
     cargo bench -p clawkeep --bench recovery
+    cargo bench -p clawkeep --bench isolation
     cargo bench -p clawkeep --bench boot
+    cargo bench -p clawkeep --bench idle
 
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:

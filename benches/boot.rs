@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use clawkeep_daemon::ensure;
 use support::{Installation, LONG, PROGRAM};
-use table::{machine, monotonic_ns, row};
+use table::{machine, row};
+use testkit::fake::monotonic_ns;
 use testkit::{fake, wait_until};
 
 /// As many as promise P5 is about.

@@ -30,9 +30,3 @@ pub fn row(figure: &str, times: &mut [Duration]) {
     let worst = *times.last().expect("a measurement");
     println!("| {figure} | {} | {} | {} | {} |", times.len(), ms(rank(50)), ms(rank(99)), ms(worst));
 }
-
-/// CLOCK_MONOTONIC, which the fake reports by.
-pub fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
-}

@@ -34,6 +34,12 @@ pub struct Launch {
     pub receipt: bool,
 }
 
+/// CLOCK_MONOTONIC (clock_gettime(2)) in nanoseconds, by which [`Launch::began_ns`] is told.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
 /// The launches in a report file, oldest first. No file: none. A last line without its end does not count.
 ///
 /// # Panics

@@ -22,6 +22,8 @@ pub struct Process {
     pub state: char,
     /// Its command name, at most 15 bytes.
     pub command: String,
+    /// Fields 14 and 15: what its threads have run so far, in clock ticks (a hundred a second).
+    pub ticks: u64,
 }
 
 impl fmt::Display for Process {
@@ -52,6 +54,7 @@ fn parse_stat(stat: &str) -> Option<Process> {
         parent: fields.get(1)?.parse().ok()?,
         state: fields.first()?.chars().next()?,
         command: command.to_owned(),
+        ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
     })
 }
 

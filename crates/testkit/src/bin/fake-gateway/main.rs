@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             pause(Duration::from_secs(3600));
         }
     }
-    let began = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let began_ns = testkit::fake::monotonic_ns();
     sys::block_sigterm();
     let env: BTreeMap<String, String> = std::env::vars().collect();
     let options = match Options::read(std::env::args().skip(1), |name| env.get(name).cloned()) {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
     // Held until the process is gone, by whatever end.
     let alive = alive(&options);
-    report(&options, env, loaded, began, alive.is_some());
+    report(&options, env, loaded, began_ns, alive.is_some());
 
     let configured = match config::read(&options.config, env_safe) {
         Ok(orders) => orders,
@@ -118,7 +118,7 @@ fn report(
     options: &Options,
     env: BTreeMap<String, String>,
     loaded: guards::Loaded,
-    began: rustix::time::Timespec,
+    began_ns: u64,
     alone: bool,
 ) {
     let pid = std::process::id();
@@ -126,7 +126,7 @@ fn report(
         pid,
         start_time: processes::start_time(pid.cast_signed()).unwrap_or(0),
         at_ms: lock::unix_ms(),
-        began_ns: began.tv_sec.cast_unsigned() * 1_000_000_000 + began.tv_nsec.cast_unsigned(),
+        began_ns,
         alone,
         argv: std::env::args().collect(),
         env,
