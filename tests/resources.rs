@@ -299,6 +299,23 @@ fn a_flood_of_log_lines_stays_within_its_bounds() {
 }
 
 #[test]
+fn many_sandboxes_do_not_end_at_the_usual_limit_of_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let installation = Installation::new();
+    // As a shell has it, only tighter; the daemon is started by this process.
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(100), ..usual }).unwrap();
+    let names: Vec<_> = (1..=10).map(|number| format!("box-{number}")).collect();
+    let made: Vec<_> = names.iter().map(|name| installation.create_fake(name, &[])).collect();
+    setrlimit(Resource::Nofile, usual).unwrap();
+    for (name, before) in names.iter().zip(&made) {
+        kill9(gateway(before));
+        assert_ne!(gateway(&installation.ready_after(name, 1)), gateway(before));
+    }
+    assert_eq!(installation.exec("box-10", "ulimit -Sn"), ("1024\n".to_owned(), 0));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_before_anything_is_made() {
     let installation = Installation::new();
     let output = installation.clawkeep(&["onboard", "--non-interactive", "--memory", "1M"]);

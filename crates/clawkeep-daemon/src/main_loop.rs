@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{DaemonLock, Home, JournalWriter, LockError, Store, StoreError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +49,9 @@ pub enum Role {
 
 /// Run the daemon of this state directory until it is told to end.
 pub fn daemon_main(home: &Path, role: Role) -> ExitCode {
+    if let Err(error) = allow_all_descriptors() {
+        say(format_args!("clawkeep daemon: it may run out of descriptors: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
@@ -64,6 +68,13 @@ pub fn daemon_main(home: &Path, role: Role) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A sandbox takes some fourteen descriptors, and the usual soft limit (1,024, for the sake of select(2), which
+/// nothing here calls) is at its end with seventy of them. The agents get their own: see clawkeep-isolation.
+fn allow_all_descriptors() -> std::io::Result<()> {
+    let now = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now }).map_err(Into::into)
 }
 
 async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {

@@ -224,6 +224,7 @@ fn first_process(
     sys::loopback_up().map_err(at("bring up the loopback"))?;
     rustix::system::sethostname(spec.name.as_bytes()).map_err(at("take the host name"))?;
     sys::forbid_core_dumps().map_err(at("forbid core dumps"))?;
+    sys::usual_descriptors().map_err(at("limit open descriptors"))?;
     let Held { control, log, lock, doors } = held;
     let log = BoundedLog::new(std::fs::File::from(log), spec.log_bytes).map_err(at("open the log"))?;
     let confinement = Confinement::prepare(spec.ids, setup.amounts, doors)?;

@@ -153,6 +153,16 @@ pub fn limit(resource: rustix::process::Resource, most: u64) -> io::Result<()> {
     rustix::process::setrlimit(resource, limit).map_err(Into::into)
 }
 
+/// As many open descriptors at once as programs expect to be given at first (getrlimit(2)): whoever wants more
+/// raises the limit by itself, and only such a program can know that it calls no select(2). The hard limit stays.
+pub fn usual_descriptors() -> io::Result<()> {
+    const USUAL: u64 = 1024;
+    let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let current = Some(now.maximum.map_or(USUAL, |hard| hard.min(USUAL)));
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current, ..now })
+        .map_err(Into::into)
+}
+
 /// Core dumps off for this process and what it becomes (setrlimit(2)).
 pub fn forbid_core_dumps() -> io::Result<()> {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
