@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 
 use clawkeep_daemon::Client;
-use clawkeep_daemon::api::Request;
+use clawkeep_daemon::api::{AgentChoice, Request};
+use clawkeep_isolation::Limits;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{CONFIG, Installation, LONG, kill9};
@@ -262,4 +263,31 @@ fn a_dead_daemons_story_can_be_read_and_a_forged_one_does_not_add_up() {
     assert_eq!(mismatches.as_array().unwrap().len(), 1);
     // The next daemon looks after it again.
     installation.ready("box");
+}
+
+#[test]
+fn an_agent_that_ends_over_a_refused_host_is_told_by_that_host() {
+    let installation = Installation::new();
+    let script = "curl -s https://plugins.example.com/index.json || echo 'TypeError: fetch failed: plugins.example.com'; exit 1";
+    let Request::Create(mut create) = installation.fake("box", &[], false, Limits::default()) else {
+        panic!("another request")
+    };
+    create.agent = AgentChoice::Command {
+        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        health_url: None,
+        config: None,
+        safe_mode: false,
+        node_guards: false,
+        bundle: None,
+        env: Default::default(),
+    };
+    installation.ask(&Request::Create(create)).unwrap();
+    let told = wait_until(LONG, "an end over the host", || {
+        let events = installation.events("box").into_iter();
+        let mut causes = events.filter(|event| event.entry.kind == "diagnosis");
+        causes.find(|event| event.entry.data["cause"] == "denied-host").map(|event| event.entry.data)
+    });
+    assert_eq!(told["confidence"], "likely", "{told:#}");
+    let evidence = told["evidence"].as_array().unwrap();
+    assert!(evidence.contains(&"the proxy refused plugins.example.com".into()), "{told:#}");
 }

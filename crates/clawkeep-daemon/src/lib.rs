@@ -10,6 +10,7 @@ mod ca;
 mod client;
 mod config;
 mod create;
+mod denied;
 mod forward;
 mod launch;
 mod main_loop;

@@ -17,6 +17,7 @@ use crate::agents::Agents;
 use crate::api::Failure;
 use crate::ca::{self, Ca};
 use crate::config::{Config, PROXY_PORT, blueprint};
+use crate::denied::Denied;
 use crate::forward;
 use crate::mend::Mender;
 use crate::say::say;
@@ -62,6 +63,7 @@ impl Running {
             inference: inference.clone(),
             client: tell_client,
             proxy: Mutex::new(None),
+            denied: Arc::default(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
         if let Some(note) = note {
@@ -145,6 +147,7 @@ struct Around {
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
     proxy: Mutex<Option<JoinHandle<()>>>,
+    denied: Arc<Denied>,
     restored: Mutex<Budget>,
 }
 
@@ -181,18 +184,23 @@ impl Around {
     }
 
     fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
-        let (verdicts, mut denied) = mpsc::channel::<Verdict>(64);
+        let (verdicts, mut told) = mpsc::channel::<Verdict>(64);
         let proxy =
             Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
         let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
             .map_err(|e| e.to_string())?;
         let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
+        let denied = Arc::clone(&self.denied);
         tokio::spawn(async move {
             let (mut last, mut budget) = (None, Budget::new(30, Duration::from_secs(60)));
-            while let Some(verdict) = denied.recv().await {
+            while let Some(verdict) = told.recv().await {
+                if verdict.allows() {
+                    continue;
+                }
+                denied.note(&verdict.host);
                 // The same again is told once, and others at a bounded rate: an agent that asks for ever must
                 // not push the sandbox's history out of the journal.
-                if !verdict.allows() && last.as_ref() != Some(&verdict) && budget.take() {
+                if last.as_ref() != Some(&verdict) && budget.take() {
                     let data = serde_json::to_value(&verdict).unwrap_or_default();
                     let (sandbox, cause) = (Some(name.clone()), verdict.message());
                     journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
@@ -229,6 +237,10 @@ impl Hooks for Around {
         if let Some(task) = self.proxy().take() {
             task.abort();
         }
+    }
+
+    fn denied_hosts(&self, within: Duration) -> Vec<String> {
+        self.denied.within(within)
     }
 
     async fn restore_agent(&self) -> Result<Option<Blueprint>, String> {

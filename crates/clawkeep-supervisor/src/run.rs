@@ -35,6 +35,8 @@ pub trait Hooks: Send + Sync + 'static {
     fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16>;
     /// It is gone.
     fn down(&self);
+    /// The hosts that its proxy refused in this last while, the newest last. Hostile text.
+    fn denied_hosts(&self, within: Duration) -> Vec<String>;
     /// Repair the agent's files, or put its last healthy version back. Gives the blueprint that follows when
     /// something is different now, `None` when there was nothing to do.
     fn restore_agent(&self) -> impl Future<Output = Result<Option<Blueprint>, String>> + Send;

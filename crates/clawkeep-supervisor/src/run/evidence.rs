@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 
 use clawkeep_isolation::LOG;
 use clawkeep_isolation::proto::{Ended, Order};
@@ -52,7 +53,7 @@ impl<H: Hooks> Supervisor<H> {
             oom_kills: self.oom_kills_now().saturating_sub(self.oom_kills),
             log_tail: &self.log_tail(),
             denied_syscalls: &[],
-            denied_hosts: &[],
+            denied_hosts: &self.hooks.denied_hosts(Duration::from_millis(self.age())),
             ready_before: gateway.is_some_and(|gateway| gateway.adopted || gateway.ready_at.is_some()),
             ran_ms: gateway.map_or(0, |_| self.age()),
             disk_free: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
