@@ -158,6 +158,7 @@ fn isolated_true() -> (Duration, Duration) {
         env: BTreeMap::new(),
         cwd: "/".into(),
         netlink: NetlinkRule::RouteOnly,
+        landlock_abi_min: 1,
         stdio: proto::Stdio::Log,
         reports: false,
     }));
@@ -183,6 +184,6 @@ fn isolated_true() -> (Duration, Duration) {
     destroy(&handle).unwrap();
     let gone = started.elapsed();
     assert_eq!(ended, Some(proto::Ended::Exited(0)));
-    assert_eq!(receipt.unwrap().isolation.uid, clawkeep_isolation::AGENT_ID);
+    assert_eq!(receipt.unwrap().isolation.level.ids.uid[1], clawkeep_isolation::AGENT_ID);
     (told, gone)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
-use clawkeep_plan::{Digest, SandboxName};
+use clawkeep_plan::{Digest, EnforcedLevel, SandboxName};
 use clawkeep_store::{Page, Span};
 use serde::{Deserialize, Serialize};
 
@@ -347,8 +347,8 @@ pub struct SandboxStatus {
     pub guards: Vec<GuardStatus>,
     /// What the running launch reported about itself.
     pub receipt: Option<ReceiptStatus>,
-    /// What is enforced around it.
-    pub level: BTreeMap<String, String>,
+    /// What is enforced around it, as it read it back.
+    pub level: Option<EnforcedLevel>,
     /// Whether it runs in safe mode: without channels and plugins.
     pub safe_mode: bool,
     /// How far the repair of the present incident has gone: `respawn`, `clear`, `renew`, `config`, `agent`, `safe`.

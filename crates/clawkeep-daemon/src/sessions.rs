@@ -65,6 +65,7 @@ pub async fn run(
         env,
         cwd: "/sandbox".into(),
         netlink: plan.sealing.netlink,
+        landlock_abi_min: plan.sealing.landlock_abi_min,
         stdio,
         reports: false,
     };
@@ -154,6 +155,7 @@ pub async fn wipe(client: &InitClient) -> Result<(), Failure> {
         env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
         cwd: "/".into(),
         netlink: clawkeep_plan::NetlinkRule::RouteOnly,
+        landlock_abi_min: 1,
         stdio: Stdio::Given,
         reports: false,
     };

@@ -1,9 +1,7 @@
 //! What is told about a sandbox, put together from the registry, the supervisor and the plan.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use clawkeep_isolation::Hierarchy;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
@@ -100,19 +98,17 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         guards,
         receipt: snapshot.as_ref().and_then(|snapshot| {
             let receipt = snapshot.receipt.as_ref()?;
-            let isolation = &receipt.isolation;
-            let caps = isolation.caps;
-            let held = caps.inheritable | caps.permitted | caps.effective | caps.bounding | caps.ambient;
+            let level = &receipt.isolation.level;
             Some(ReceiptStatus {
                 digest: receipt.digest(),
-                plan: isolation.plan,
-                landlock_abi: isolation.landlock_abi,
-                seccomp: isolation.seccomp,
-                caps: format!("{held:#x}"),
-                namespaces: isolation.namespaces.clone(),
+                plan: receipt.isolation.plan,
+                landlock_abi: level.landlock.abi,
+                seccomp: level.seccomp.digest,
+                caps: format!("{:#x}", level.caps.any()),
+                namespaces: level.namespaces.clone(),
             })
         }),
-        level: snapshot.as_ref().map_or_else(BTreeMap::new, level),
+        level: snapshot.as_ref().and_then(|s| Some(s.receipt.as_ref()?.isolation.level.clone())),
         safe_mode: snapshot.as_ref().is_some_and(|snapshot| snapshot.safe),
         rung: snapshot.as_ref().map_or("respawn", |snapshot| snapshot.rung.word()).to_owned(),
         limits: snapshot.as_ref().and_then(|snapshot| {
@@ -141,27 +137,4 @@ fn dashboard(home: &Home, record: &SandboxRecord, port: u16, safe: bool) -> Opti
     let dir = clawkeep_store::atomic::open_dir(&home.sandbox(&record.name).home()).ok()?;
     let token = clawkeep_agents::openclaw::read_token(std::os::fd::AsFd::as_fd(&dir), safe).ok()??;
     Some(token.dashboard_url(port))
-}
-
-/// What is enforced around the running process, in words, from its own receipt.
-fn level(snapshot: &Snapshot) -> BTreeMap<String, String> {
-    let Some(receipt) = &snapshot.receipt else { return BTreeMap::new() };
-    let isolation = &receipt.isolation;
-    let cgroup = match snapshot.limits.as_ref().map_or(Hierarchy::None, |limits| limits.enforced.hierarchy) {
-        Hierarchy::V2 => "v2",
-        Hierarchy::V1Hybrid => "v1",
-        Hierarchy::None => "none",
-    };
-    let kinds: Vec<_> = isolation.namespaces.keys().map(String::as_str).collect();
-    [
-        ("landlock", format!("ABI {}, enforced in full", isolation.landlock_abi)),
-        ("seccomp", format!("{} programs, allowlist", isolation.seccomp_filters)),
-        ("namespaces", kinds.join(", ")),
-        ("capabilities", "none".to_owned()),
-        ("no-new-privileges", isolation.no_new_privs.to_string()),
-        ("cgroup", cgroup.to_owned()),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use clawkeep_plan::{NetlinkRule, RECEIPT_FD, Receipt};
+use clawkeep_plan::{IsolationReport, NetlinkRule, RECEIPT_FD, Receipt};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Pid, Resource, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -57,7 +57,7 @@ impl Confinement {
             |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
             ids,
-            seal: Seal::prepare().map_err(at("prepare Landlock"))?,
+            seal: Seal::prepare(sys::landlock_abi()).map_err(at("prepare Landlock"))?,
             route_only: programs(NetlinkRule::RouteOnly)?,
             no_netlink: programs(NetlinkRule::Refused)?,
             amounts,
@@ -67,6 +67,7 @@ impl Confinement {
 
     /// Start the process. A failure after the fork is told on the receipt pipe, and by exit status 127.
     pub fn start(&self, spawn: &Spawn, given: Vec<OwnedFd>) -> Result<Started, Failure> {
+        self.seal.at_least(spawn.landlock_abi_min).map_err(at("prepare Landlock"))?;
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"));
         let null = || {
             rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -175,7 +176,7 @@ impl Confinement {
         rustix::thread::set_capabilities(None, sets).map_err(at("drop capabilities"))?;
         rustix::thread::clear_ambient_capability_set().map_err(at("drop ambient capabilities"))?;
         rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
-        let landlock_abi = self.seal.enter().map_err(at("enter the Landlock domain"))?;
+        let landlock = self.seal.enter().map_err(at("enter the Landlock domain"))?;
 
         // Descriptors before the filter, in their places; all else is closed.
         for (number, fd) in (0..).zip(&fds.stdio) {
@@ -201,8 +202,8 @@ impl Confinement {
         programs.install().map_err(io::Error::other).map_err(at("install the seccomp programs"))?;
         sys::reset_signals();
         if let Some(receipt) = receipt {
-            let report =
-                readback::report(spawn.plan, landlock_abi, programs.digest()).map_err(at("read back"))?;
+            let level = readback::level(landlock, programs).map_err(at("read back"))?;
+            let report = IsolationReport { plan: spawn.plan, level };
             rustix::io::write(receipt, report.to_line().as_bytes()).map_err(at("write the receipt"))?;
         }
         let (program, arguments) = spawn

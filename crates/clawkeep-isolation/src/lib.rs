@@ -11,8 +11,12 @@
 mod cgroup;
 mod children;
 mod create;
+mod expect;
 mod init;
 mod log;
+mod mountinfo;
+mod mounts;
+mod procself;
 pub mod proto;
 mod readback;
 mod rootfs;
@@ -29,6 +33,7 @@ pub use cgroup::{Cgroup, Enforced, Hierarchy, Host, Limits, LimitsError, Usage};
 pub use create::{
     CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
+pub use expect::expected;
 pub use seccomp::{Programs, SeccompError};
 pub use spec::{AGENT_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
 pub use stage::sandbox_init_main;

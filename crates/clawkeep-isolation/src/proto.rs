@@ -69,6 +69,8 @@ pub struct Spawn {
     pub cwd: String,
     /// Which of the two seccomp profiles.
     pub netlink: NetlinkRule,
+    /// The least Landlock ABI that it may run under.
+    pub landlock_abi_min: u32,
     /// Where standard input and output go.
     pub stdio: Stdio,
     /// Whether the program finds its receipt pipe at [`clawkeep_plan::RECEIPT_FD`], to report its guards. A

@@ -1,77 +1,91 @@
-//! What a process can say about its own isolation, read from /proc/self (proc_pid_status(5), namespaces(7)).
+//! What a process can say about its own isolation, read back from the kernel when everything is applied.
 
 use std::collections::BTreeMap;
 use std::io;
 
-use clawkeep_plan::{Capabilities, Digest, IsolationReport};
+use clawkeep_plan::{EnforcedLevel, Ids, LandlockLevel, NAMESPACES, SeccompLevel};
+use rustix::process::{DumpableBehavior, Resource};
 
-const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+use crate::procself::{Status, id_map, namespace};
+use crate::seccomp::Programs;
+use crate::{mounts, sys};
 
-/// What this process reads about itself now.
-pub fn report(plan: Digest, landlock_abi: u32, seccomp: Digest) -> io::Result<IsolationReport> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mut namespaces = BTreeMap::new();
-    // By name: the directory itself cannot be listed by a process that is not dumpable, which this one is.
-    for kind in NAMESPACES {
-        let target = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
-        if let Some((found, inode)) = namespace(&target.to_string_lossy())
-            && found == *kind
-        {
-            namespaces.insert(found.to_owned(), inode);
-        }
-    }
-    Ok(IsolationReport {
-        plan,
-        landlock_abi,
-        seccomp,
-        seccomp_filters: field(&status, "Seccomp_filters", 10)? as u32,
-        no_new_privs: field(&status, "NoNewPrivs", 10)? == 1,
-        caps: Capabilities {
-            inheritable: field(&status, "CapInh", 16)?,
-            permitted: field(&status, "CapPrm", 16)?,
-            effective: field(&status, "CapEff", 16)?,
-            bounding: field(&status, "CapBnd", 16)?,
-            ambient: field(&status, "CapAmb", 16)?,
+/// What this process reads about itself now. The Landlock domain cannot be read back: see [`LandlockLevel`].
+pub fn level(landlock: LandlockLevel, programs: &Programs) -> io::Result<EnforcedLevel> {
+    let status = text("status")?;
+    let status = Status(&status);
+    Ok(EnforcedLevel {
+        landlock,
+        seccomp: SeccompLevel {
+            mode: status.number("Seccomp")?,
+            filters: status.number("Seccomp_filters")?,
+            digest: programs.digest(),
         },
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        namespaces,
+        no_new_privs: status.number("NoNewPrivs")? == 1,
+        caps: status.capabilities()?,
+        ids: Ids {
+            uid: status.ids("Uid")?,
+            gid: status.ids("Gid")?,
+            groups: status.numbers("Groups")?,
+            uid_map: id_map(&text("uid_map")?)?,
+            gid_map: id_map(&text("gid_map")?)?,
+        },
+        namespaces: namespaces()?,
+        mounts: mounts::brief(&text("mountinfo")?)?,
+        dumpable: rustix::process::dumpable_behavior()? != DumpableBehavior::NotDumpable,
+        core_bytes: rustix::process::getrlimit(Resource::Core).maximum,
+        // It has no descriptors but among those that its table has slots for.
+        descriptors: sys::inherited(status.number("FDSize")?),
     })
 }
 
-/// `net:[4026531840]` as name and inode.
-fn namespace(link: &str) -> Option<(&str, u64)> {
-    let (kind, rest) = link.split_once(":[")?;
-    Some((kind, rest.strip_suffix(']')?.parse().ok()?))
+/// The namespaces of this process, by their kinds.
+pub fn namespaces() -> io::Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    // By name: the directory itself cannot be listed by a process that is not dumpable.
+    for kind in NAMESPACES {
+        let link = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
+        if let Some(inode) = namespace(&link.to_string_lossy(), kind) {
+            found.insert(kind.to_owned(), inode);
+        }
+    }
+    Ok(found)
 }
 
-/// The number behind `Name:` in the text of `/proc/self/status`.
-fn field(status: &str, name: &str, radix: u32) -> io::Result<u64> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .and_then(|text| u64::from_str_radix(text.trim(), radix).ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/self/status has no {name}")))
+/// A file of `/proc/self`. Names of files in it may be any bytes.
+fn text(file: &str) -> io::Result<String> {
+    let bytes = std::fs::read(format!("/proc/self/{file}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use clawkeep_plan::{Handled, NetlinkRule, Restriction};
+
     use super::*;
 
     #[test]
     fn reads_its_own_state() {
-        let report = report(Digest::of(b"p"), 7, Digest::of(b"s")).unwrap();
-        assert!(report.namespaces["net"] > 0);
-        assert_eq!(report.uid, rustix::process::geteuid().as_raw());
-        assert!(!report.no_new_privs);
+        let handled = Handled { fs: 0, net: 0, scopes: 0 };
+        let landlock = LandlockLevel { asked: 0, abi: 0, status: Restriction::None, handled, tried: false };
+        let level = level(landlock, &Programs::new(NetlinkRule::RouteOnly).unwrap()).unwrap();
+        assert_eq!(level.namespaces.len(), NAMESPACES.len());
+        assert_eq!(level.namespaces, namespaces().unwrap());
+        assert_eq!(level.ids.uid[1], rustix::process::geteuid().as_raw());
+        assert!(!level.no_new_privs && level.dumpable && level.mounts.count > 0);
+        assert!(!level.ids.uid_map.is_empty());
+        assert!(level.descriptors.starts_with(&[0, 1, 2]), "{:?}", level.descriptors);
     }
 
     #[test]
-    fn fields_are_matched_by_their_whole_name() {
-        let status = "Seccomp:\t2\nSeccomp_filters:\t5\nCapEff:\t000001ff\n";
-        assert_eq!(field(status, "Seccomp", 10).unwrap(), 2);
-        assert_eq!(field(status, "Seccomp_filters", 10).unwrap(), 5);
-        assert_eq!(field(status, "CapEff", 16).unwrap(), 0x1ff);
-        assert!(field(status, "Cap", 16).is_err());
+    fn only_descriptors_that_stay_open_over_exec_are_told() {
+        use std::os::fd::AsRawFd;
+        // Opened by the standard library: closed at exec.
+        let closed = std::fs::File::open("/dev/null").unwrap();
+        let kept = closed.try_clone().unwrap();
+        rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
+        let found = sys::inherited(1024);
+        assert!(found.contains(&kept.as_raw_fd()) && !found.contains(&closed.as_raw_fd()), "{found:?}");
+        assert!(!sys::inherited(kept.as_raw_fd().unsigned_abs()).contains(&kept.as_raw_fd()));
     }
 }

@@ -22,7 +22,7 @@ const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Device nodes of the host that are visible inside.
-const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
 /// A private copy of something on the host, with its flags set, not yet visible anywhere.
 pub struct Source {

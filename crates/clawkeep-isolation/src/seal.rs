@@ -1,14 +1,13 @@
 //! The Landlock domain (landlock(7)) of everything that runs in a sandbox, at the highest ABI that the kernel
-//! and the library both know, required in full.
+//! and this program both know, required in full.
 
 use std::io;
 
+use clawkeep_plan::{Handled, LandlockLevel, Restriction};
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-
-use crate::sys;
 
 /// Directories that an agent may write to. Device nodes follow below.
 const WRITABLE: &[&str] = &["/sandbox", "/tmp", "/dev/shm"];
@@ -25,9 +24,36 @@ const DEVICES: &[&str] = &[
     "/dev/pts",
 ];
 
+/// What a kernel of some ABI is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The ABI; 0 for none.
+    pub abi: u32,
+    fs: BitFlags<AccessFs>,
+    scopes: BitFlags<Scope>,
+}
+
+/// What is asked of a kernel whose highest ABI this is.
+pub fn asked(kernel_abi: u32) -> Asked {
+    // A later one than the library knows is asked for what the last known one has.
+    let known = ABI::from(i32::try_from(kernel_abi).unwrap_or(i32::MAX));
+    // Signals need no scope: the process-id namespace holds them. Abstract sockets are held by the network
+    // namespace; this is the second wall for tiers that have none.
+    let scopes = if known >= ABI::V6 { Scope::AbstractUnixSocket.into() } else { BitFlags::EMPTY };
+    Asked { abi: known as u32, fs: AccessFs::from_all(known), scopes }
+}
+
+impl Asked {
+    /// The same as the kernel's bit masks. TCP is not restricted: the network namespace has nothing to reach.
+    pub fn handled(self) -> Handled {
+        Handled { fs: self.fs.bits(), net: 0, scopes: self.scopes.bits() }
+    }
+}
+
 /// A domain that was prepared and can be entered by many processes.
 #[derive(Debug)]
 pub struct Seal {
+    asked: Asked,
     rules: RulesetCreated,
 }
 
@@ -36,62 +62,204 @@ fn other(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl Seal {
-    /// Prepare the domain for the file system that this process sees.
+    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI.
     ///
     /// # Errors
     /// When the kernel has no Landlock, or less of it than the ABI promises.
-    pub fn prepare() -> io::Result<Self> {
-        let abi = ABI::from(i32::try_from(sys::landlock_abi()).unwrap_or(0));
-        if abi == ABI::Unsupported {
-            return Err(other(
-                "this kernel has no Landlock (needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK and \"landlock\" among the lsm= modules)",
-            ));
+    pub fn prepare(kernel_abi: u32) -> io::Result<Self> {
+        Self::around(kernel_abi, WRITABLE, DEVICES)
+    }
+
+    fn around(kernel_abi: u32, writable: &[&str], devices: &[&str]) -> io::Result<Self> {
+        let asked = asked(kernel_abi);
+        if asked.abi == 0 {
+            return Err(other("this kernel has no Landlock, or it is switched off"));
         }
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::from_all(abi))
+            .handle_access(asked.fs)
             .map_err(other)?;
-        if abi >= ABI::V6 {
-            // Signals need no scope: the process-id namespace holds them. Abstract sockets are held by the
-            // network namespace; this is the second wall for tiers that have none.
-            ruleset = ruleset.scope(Scope::AbstractUnixSocket).map_err(other)?;
+        if !asked.scopes.is_empty() {
+            ruleset = ruleset.scope(asked.scopes).map_err(other)?;
         }
         let mut rules = ruleset.create().map_err(other)?;
-        let mut allow = |path: &str, access| -> io::Result<()> {
+        let mut allow = |path: &str, access: BitFlags<AccessFs>| -> io::Result<()> {
             let fd = PathFd::new(path).map_err(other)?;
-            (&mut rules).add_rule(PathBeneath::new(fd, access)).map(drop).map_err(other)
+            // Of what this ABI does not restrict there is nothing to allow.
+            (&mut rules).add_rule(PathBeneath::new(fd, access & asked.fs)).map(drop).map_err(other)
         };
-        allow("/", AccessFs::from_read(abi))?;
-        for path in WRITABLE {
+        allow("/", AccessFs::from_read(ABI::V1))?;
+        for path in writable {
             let devices = AccessFs::MakeChar | AccessFs::MakeBlock;
-            allow(path, AccessFs::from_all(abi) & !devices)?;
+            allow(path, asked.fs & !devices)?;
         }
-        for path in DEVICES {
+        for path in devices {
             let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
-            if abi >= ABI::V3 {
-                access |= AccessFs::Truncate;
-            }
-            if abi >= ABI::V5 {
-                access |= AccessFs::IoctlDev;
-            }
+            access |= AccessFs::Truncate | AccessFs::IoctlDev;
             allow(path, access)?;
         }
-        Ok(Self { rules })
+        Ok(Self { asked, rules })
     }
 
-    /// Enter the domain, for ever, with all that this thread starts. Gives the ABI that is in force.
+    /// Refuse a kernel with a lower ABI than a plan accepts.
+    ///
+    /// # Errors
+    /// Both ABIs, for a person.
+    pub fn at_least(&self, least: u32) -> io::Result<()> {
+        if self.asked.abi < least {
+            return Err(other(format!(
+                "the kernel has Landlock ABI {}, the plan needs {least}",
+                self.asked.abi
+            )));
+        }
+        Ok(())
+    }
+
+    /// Enter the domain, for ever, with all that this thread starts. Says how far it is in force.
     ///
     /// # Errors
     /// When it is not enforced in full.
-    pub fn enter(&self) -> io::Result<u32> {
+    pub fn enter(&self) -> io::Result<LandlockLevel> {
         let status = self.rules.try_clone()?.restrict_self().map_err(other)?;
-        match (status.ruleset, status.landlock) {
-            (RulesetStatus::FullyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
-                Ok(effective_abi as u32)
-            }
-            (ruleset, landlock) => {
-                Err(other(format!("Landlock is not enforced in full: {ruleset:?}, {landlock:?}")))
-            }
+        let status = match status.ruleset {
+            RulesetStatus::FullyEnforced => Restriction::Full,
+            RulesetStatus::PartiallyEnforced => Restriction::Partial,
+            RulesetStatus::NotEnforced => Restriction::None,
+        };
+        let Asked { abi, .. } = self.asked;
+        if status != Restriction::Full {
+            return Err(other(format!("Landlock ABI {abi} is not enforced in full: {status:?}")));
+        }
+        Ok(LandlockLevel { asked: abi, abi, status, handled: self.asked.handled(), tried: tried()? })
+    }
+}
+
+/// Whether a domain refuses what nothing else refuses in this way: making a device node where everybody may make
+/// files. Without the right to do so it is EPERM (mknod(2)); a domain is asked before and says EACCES (landlock(7)).
+fn tried() -> io::Result<bool> {
+    let mut random = [0_u8; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    // Nobody can have foreseen this name, so nothing is there.
+    let path = format!("/tmp/.clawkeep-{:x}", u128::from_ne_bytes(random));
+    let null = rustix::fs::makedev(1, 3);
+    let mode = rustix::fs::Mode::empty();
+    match rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, mode, null) {
+        Err(errno) => Ok(errno == rustix::io::Errno::ACCESS),
+        Ok(()) => {
+            rustix::fs::unlink(&path)?;
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::path::Path;
+
+    use super::*;
+    use crate::sys;
+
+    #[test]
+    fn each_abi_is_asked_for_all_that_it_has() {
+        let told = |abi| {
+            let Handled { fs, net, scopes } = asked(abi).handled();
+            (asked(abi).abi, fs, net, scopes)
+        };
+        let all: Vec<_> = (0..=7).map(told).collect();
+        let want = [
+            (0, 0, 0, 0),
+            (1, 0x1fff, 0, 0),
+            (2, 0x3fff, 0, 0), // refer
+            (3, 0x7fff, 0, 0), // truncate
+            (4, 0x7fff, 0, 0), // TCP
+            (5, 0xffff, 0, 0), // ioctl on devices
+            (6, 0xffff, 0, 1), // abstract sockets
+            (7, 0xffff, 0, 1),
+        ];
+        assert_eq!(all, want);
+        assert_eq!(asked(u32::MAX), asked(10), "a kernel of the future is asked for what is known");
+    }
+
+    #[test]
+    fn without_landlock_or_with_too_little_of_it_there_is_no_domain() {
+        let error = Seal::around(0, &[], &[]).unwrap_err().to_string();
+        assert_eq!(error, "this kernel has no Landlock, or it is switched off");
+        if sys::landlock_abi() < 2 {
+            eprintln!("SKIPPED: without_landlock_or_with_too_little_of_it needs Landlock ABI 2");
+            return;
+        }
+        let seal = Seal::around(2, &[], &[]).unwrap();
+        assert!(seal.at_least(2).is_ok());
+        assert_eq!(
+            seal.at_least(3).unwrap_err().to_string(),
+            "the kernel has Landlock ABI 2, the plan needs 3"
+        );
+    }
+
+    /// What a thread in a domain of this ABI can do, by the word for it or its error number.
+    fn attempts(abi: u32, inside: &Path, outside: &Path, socket: &SocketAddr) -> Vec<(&'static str, i32)> {
+        let number =
+            |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+        let level = Seal::around(abi, &[inside.to_str().unwrap()], &[]).unwrap().enter().unwrap();
+        assert_eq!((level.asked, level.abi, level.status), (abi, abi, Restriction::Full));
+        assert!(level.tried, "the proof of ABI {abi}");
+        let other_directory = inside.join(format!("to-{abi}"));
+        fs::create_dir(&other_directory).unwrap();
+        vec![
+            ("write inside", number(fs::write(inside.join("file"), "x"))),
+            ("write outside", number(fs::write(outside.join("file"), "x"))),
+            ("read outside", number(fs::read(outside.join("file")).map(drop))),
+            ("refer", number(fs::rename(inside.join("file"), other_directory.join("file")))),
+            ("truncate", number(truncated(&outside.join("file")))),
+            (
+                "device",
+                number(
+                    rustix::termios::tcgetattr(File::open("/dev/zero").unwrap())
+                        .map(drop)
+                        .map_err(Into::into),
+                ),
+            ),
+            ("abstract socket", number(UnixStream::connect_addr(socket).map(drop))),
+        ]
+    }
+
+    /// Cut without the right to write (open(2): it is unspecified what O_TRUNC does here; on Linux it cuts).
+    fn truncated(path: &Path) -> io::Result<()> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+        Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map(drop)?)
+    }
+
+    #[test]
+    fn the_domain_of_every_abi_that_this_kernel_has_is_in_force() {
+        use libc::{EACCES, ENOTTY, EPERM, EXDEV};
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("file"), "content").unwrap();
+        let name = format!("clawkeep-seal-{}", std::process::id());
+        let socket = SocketAddr::from_abstract_name(name).unwrap();
+        let _listener = UnixListener::bind_addr(&socket).unwrap();
+        let newest = sys::landlock_abi().min(7);
+        if newest < 7 {
+            eprintln!("SKIPPED: the_domain_of_every_abi needs Landlock ABI 7 to try all of them");
+        }
+        for abi in 1..=newest {
+            // A domain is its thread's own.
+            let found = std::thread::scope(|scope| {
+                scope.spawn(|| attempts(abi, inside.path(), outside.path(), &socket)).join().unwrap()
+            });
+            let from = |first: u32, errno: i32| if abi >= first { errno } else { 0 };
+            let want = [
+                ("write inside", 0),
+                ("write outside", EACCES),
+                ("read outside", 0),
+                ("refer", if abi >= 2 { 0 } else { EXDEV }),
+                ("truncate", from(3, EACCES)),
+                ("device", if abi >= 5 { EACCES } else { ENOTTY }),
+                ("abstract socket", from(6, EPERM)),
+            ];
+            assert_eq!(found, want, "ABI {abi}");
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use clawkeep_plan::{Digest, to_canonical_json};
+use clawkeep_plan::{Digest, SCHEMA, to_canonical_json};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
@@ -36,9 +36,10 @@ pub struct SandboxSpec {
 }
 
 impl SandboxSpec {
-    /// Names this exact specification: a sandbox that was made from another one is not the same.
+    /// Names this exact specification: a sandbox that was made from another one is not the same. Nor is one of
+    /// another schema, whose first process takes other orders and writes other receipts.
     pub fn digest(&self) -> Digest {
-        Digest::of(to_canonical_json(self).as_bytes())
+        Digest::of(to_canonical_json(&(SCHEMA, self)).as_bytes())
     }
 }
 

@@ -90,6 +90,16 @@ pub fn close_all_but(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
+/// The descriptors with a number below `slots` that are open and stay open over exec (fcntl(2), F_GETFD).
+pub fn inherited(slots: u32) -> Vec<i32> {
+    let stays = |number: &i32| {
+        // SAFETY: a plain number to the kernel, which says EBADF of one that is no descriptor.
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        flags >= 0 && flags & libc::FD_CLOEXEC == 0
+    };
+    (0..i32::try_from(slots).unwrap_or(i32::MAX)).filter(stays).collect()
+}
+
 /// mount_setattr(2) on a mount given by descriptor, with everything below it; also makes it private.
 pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
     let attributes =

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, SandboxName, canonical::to_canonical_json};
 
-/// The schema of plans and receipts that this version writes.
-pub const SCHEMA: u32 = 1;
+/// The schema of plans and receipts that this version writes. A sandbox of another schema is made anew.
+pub const SCHEMA: u32 = 2;
 
 /// The file descriptor on which a launched process finds the write end of its receipt pipe.
 pub const RECEIPT_FD: i32 = 3;

@@ -1,8 +1,6 @@
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, LaunchPlan, canonical::to_canonical_json};
+use crate::{Digest, EnforcedLevel, Expected, LaunchPlan, canonical::to_canonical_json};
 
 /// What a receipt pipe may carry at most, in bytes. More is an error: the process on the other end talks.
 pub const MAX_RECEIPT_BYTES: usize = 16 * 1024;
@@ -17,42 +15,13 @@ pub struct Receipt {
     pub guards: Vec<LoadedGuard>,
 }
 
-/// The isolation that is in force on a process, read back by itself (proc_pid_status(5), namespaces(7)).
+/// What the child says of its isolation, and which launch that is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsolationReport {
     /// The plan that the launch was for.
     pub plan: Digest,
-    /// Landlock ABI that was enforced in full, 0 for none.
-    pub landlock_abi: u32,
-    /// Digest of the seccomp programs that were installed.
-    pub seccomp: Digest,
-    /// `Seccomp_filters` of `/proc/self/status`.
-    pub seccomp_filters: u32,
-    /// `NoNewPrivs` of `/proc/self/status`.
-    pub no_new_privs: bool,
-    /// The capability sets of `/proc/self/status`.
-    pub caps: Capabilities,
-    /// Effective uid and gid, as seen in the sandbox.
-    pub uid: u32,
-    /// Effective gid, as seen in the sandbox.
-    pub gid: u32,
-    /// Inode of each namespace, by its name in `/proc/self/ns`.
-    pub namespaces: BTreeMap<String, u64>,
-}
-
-/// Capability sets as bit masks (capabilities(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities {
-    /// `CapInh`.
-    pub inheritable: u64,
-    /// `CapPrm`.
-    pub permitted: u64,
-    /// `CapEff`.
-    pub effective: u64,
-    /// `CapBnd`.
-    pub bounding: u64,
-    /// `CapAmb`.
-    pub ambient: u64,
+    /// What it read back.
+    pub level: EnforcedLevel,
 }
 
 /// A guard that said it is loaded, with the digest of the bytes it was loaded from.
@@ -165,30 +134,18 @@ impl Receipt {
         Digest::of(to_canonical_json(self).as_bytes())
     }
 
-    /// Compare with the plan. Empty: the launch is what the plan says.
-    pub fn check(&self, plan: &LaunchPlan, seccomp: Digest) -> Vec<Shortfall> {
-        let mut found = Vec::new();
-        let report = &self.isolation;
-        let mut need = |ok: bool, what: String| {
-            if !ok {
-                found.push(Shortfall::Isolation(what));
-            }
-        };
-        need(report.plan == plan.digest(), "the receipt is for another plan".into());
-        need(
-            report.landlock_abi >= plan.sealing.landlock_abi_min.max(1),
-            format!("Landlock ABI {}", report.landlock_abi),
-        );
-        need(report.seccomp == seccomp, "another seccomp program".into());
-        need(report.seccomp_filters > 0, "no seccomp filter in force".into());
-        need(report.no_new_privs, "no_new_privs is off".into());
-        let caps = report.caps;
-        let held = caps.inheritable | caps.permitted | caps.effective | caps.bounding | caps.ambient;
-        need(held == 0, format!("capabilities left: {held:#x}"));
-        need(report.uid != 0 && report.gid != 0, "runs as root of the sandbox".into());
-        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
-            need(report.namespaces.contains_key(kind), format!("no {kind} namespace reported"));
+    /// Compare with the plan, and with what the host side knows of the walls. Empty: the launch is what the
+    /// plan says.
+    pub fn check(&self, plan: &LaunchPlan, expected: &Expected) -> Vec<Shortfall> {
+        let mut short = self.isolation.level.shortfalls(expected);
+        if self.isolation.plan != plan.digest() {
+            short.push("the receipt is for another plan".into());
         }
+        let (abi, least) = (self.isolation.level.landlock.abi, plan.sealing.landlock_abi_min.max(1));
+        if abi < least {
+            short.push(format!("Landlock ABI {abi}, the plan needs {least}"));
+        }
+        let mut found: Vec<_> = short.into_iter().map(Shortfall::Isolation).collect();
         for guard in &plan.guards {
             match self.guards.iter().find(|loaded| loaded.name == guard.name) {
                 Some(loaded) if loaded.digest != guard.digest => {
@@ -207,23 +164,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::level::tests::{expected, level};
     use crate::verify::tests::sample;
 
     fn report(plan: &LaunchPlan) -> IsolationReport {
-        IsolationReport {
-            plan: plan.digest(),
-            landlock_abi: 7,
-            seccomp: Digest::of(b"filter"),
-            seccomp_filters: 2,
-            no_new_privs: true,
-            caps: Capabilities { inheritable: 0, permitted: 0, effective: 0, bounding: 0, ambient: 0 },
-            uid: 998,
-            gid: 998,
-            namespaces: ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
-                .into_iter()
-                .map(|kind| (kind.to_owned(), 1))
-                .collect(),
-        }
+        IsolationReport { plan: plan.digest(), level: level() }
     }
 
     fn bytes(plan: &LaunchPlan) -> Vec<u8> {
@@ -235,34 +180,28 @@ mod tests {
     fn a_full_receipt_has_no_shortfall() {
         let plan = sample();
         let receipt = Receipt::parse(&bytes(&plan)).unwrap();
-        assert_eq!(receipt.check(&plan, Digest::of(b"filter")), vec![]);
+        assert_eq!(receipt.check(&plan, &expected()), vec![]);
     }
 
     #[test]
     fn what_is_missing_or_weaker_is_named() {
-        let plan = sample();
-        let seccomp = Digest::of(b"filter");
+        let mut plan = sample();
         let mut receipt = Receipt::parse(&bytes(&plan)).unwrap();
         receipt.guards[0].digest = Digest::of(b"other");
-        assert_eq!(receipt.check(&plan, seccomp), vec![Shortfall::GuardAltered("net".into())]);
+        assert_eq!(receipt.check(&plan, &expected()), vec![Shortfall::GuardAltered("net".into())]);
         receipt.guards.clear();
-        assert_eq!(receipt.check(&plan, seccomp), vec![Shortfall::GuardMissing("net".into())]);
+        assert_eq!(receipt.check(&plan, &expected()), vec![Shortfall::GuardMissing("net".into())]);
 
-        let weaken: [fn(&mut IsolationReport); 8] = [
-            |r| r.landlock_abi = 0,
-            |r| r.seccomp = Digest::of(b"none"),
-            |r| r.seccomp_filters = 0,
-            |r| r.no_new_privs = false,
-            |r| r.caps.bounding = 1,
-            |r| r.uid = 0,
-            |r| r.namespaces.remove("net").map_or((), drop),
-            |r| r.plan = Digest::of(b"another"),
-        ];
-        for weaken in weaken {
-            let mut receipt = Receipt::parse(&bytes(&plan)).unwrap();
-            weaken(&mut receipt.isolation);
-            assert_eq!(receipt.check(&plan, seccomp).len(), 1, "{:?}", receipt.isolation);
-        }
+        let mut receipt = Receipt::parse(&bytes(&plan)).unwrap();
+        receipt.isolation.level.no_new_privs = false;
+        let named = |what: &str| vec![Shortfall::Isolation(what.into())];
+        assert_eq!(receipt.check(&plan, &expected()), named("no_new_privs is off"));
+        receipt.isolation.level.no_new_privs = true;
+        receipt.isolation.plan = Digest::of(b"another");
+        assert_eq!(receipt.check(&plan, &expected()), named("the receipt is for another plan"));
+        plan.sealing.landlock_abi_min = 8;
+        receipt.isolation.plan = plan.digest();
+        assert_eq!(receipt.check(&plan, &expected()), named("Landlock ABI 7, the plan needs 8"));
     }
 
     #[test]
@@ -283,13 +222,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_a_cut_receipt_is_never_a_full_one(cut in 0_usize..2000, junk: Vec<u8>) {
+        fn never_panics_and_a_cut_receipt_is_never_a_full_one(cut in 0_usize..3000, junk: Vec<u8>) {
             let _ = Receipt::parse(&junk);
             let plan = sample();
             let whole = bytes(&plan);
             let cut = cut.min(whole.len() - 1);
             if let Ok(receipt) = Receipt::parse(&whole[..cut]) {
-                prop_assert!(!receipt.check(&plan, Digest::of(b"filter")).is_empty());
+                prop_assert!(!receipt.check(&plan, &expected()).is_empty());
             }
         }
     }

@@ -8,10 +8,10 @@ use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
-    AGENT_ID, InitHandle, Limits, MountAccess, SandboxSpec, Usage, create, destroy, find, start_time,
+    AGENT_ID, InitHandle, MountAccess, SandboxSpec, Usage, create, destroy, expected, find, start_time,
     start_time_in,
 };
-use clawkeep_plan::{Digest, LaunchPlan, VerifiedPlan};
+use clawkeep_plan::{Digest, Expected, LaunchPlan, VerifiedPlan};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -33,6 +33,8 @@ pub(crate) struct Sandbox {
     /// Missing where the host's inotify instances are used up: then `/tmp` is looked at every second.
     pub watcher: Option<Watcher>,
     pub listeners: Vec<(u16, OwnedFd)>,
+    /// What it was made from.
+    spec: SandboxSpec,
     publisher: Publisher,
     root: OwnedFd,
     guards: OwnedFd,
@@ -89,16 +91,16 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
         end(old).await.map_err(io("end the sandbox of before"))?;
     }
     let spec = spec_now(blueprint)?;
-    let (program, run) = (blueprint.program.clone(), blueprint.run.clone());
+    let (program, run, made) = (blueprint.program.clone(), blueprint.run.clone(), spec.clone());
     let handle = tokio::task::spawn_blocking(move || {
-        create(&program, &run, &spec)?;
+        create(&program, &run, &made)?;
         find(&run).map_err(io("reach the new sandbox"))
     })
     .await
     .map_err(|error| StepError::Other(error.to_string()))??;
     let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
     match Sandbox::reach(blueprint, &handle).await {
-        Ok(reached) => Ok(reached.into_sandbox(handle, &blueprint.spec.limits)),
+        Ok(reached) => Ok(reached.into_sandbox(handle, spec)),
         Err(error) => {
             end(handle).await.map_err(io("end a sandbox that cannot be reached"))?;
             Err(error)
@@ -113,14 +115,14 @@ pub(crate) async fn adopt(blueprint: &Blueprint) -> Result<Option<(Sandbox, Vec<
         return Ok(None);
     };
     let found = match (spec_now(blueprint), Sandbox::reach(blueprint, &handle).await) {
-        (Ok(spec), Ok(reached)) if reached.spec == spec.digest() => Ok(reached),
+        (Ok(spec), Ok(reached)) if reached.spec == spec.digest() => Ok((reached, spec)),
         (Ok(_), Ok(_)) => Err(StepError::Other("it was made from another specification".into())),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     match found {
-        Ok(mut reached) => {
+        Ok((mut reached, spec)) => {
             let children = std::mem::take(&mut reached.children);
-            Ok(Some((reached.into_sandbox(handle, &blueprint.spec.limits), children)))
+            Ok(Some((reached.into_sandbox(handle, spec), children)))
         }
         Err(error) => {
             end(handle).await.map_err(io("end a sandbox that cannot be adopted"))?;
@@ -142,15 +144,16 @@ struct Reached {
 }
 
 impl Reached {
-    fn into_sandbox(self, handle: InitHandle, asked: &Limits) -> Sandbox {
+    fn into_sandbox(self, handle: InitHandle, spec: SandboxSpec) -> Sandbox {
         let Self { client, events, watcher, listeners, publisher, dirs, .. } = self;
         let [root, guards, tmp, proc, home] = dirs;
         let cgroup = handle.cgroup.clone();
-        let limits = Arc::new(LimitsInForce { enforced: cgroup.enforced(asked), cgroup });
+        let limits = Arc::new(LimitsInForce { enforced: cgroup.enforced(&spec.limits), cgroup });
         Sandbox {
             client,
             events,
             handle,
+            spec,
             limits,
             watcher,
             listeners,
@@ -327,6 +330,11 @@ impl Sandbox {
         plan.clone().verify(&mut inspector)
     }
 
+    /// What a process that was launched by this plan must have said of its isolation.
+    pub fn expected(&self, plan: &LaunchPlan, seccomp: Digest) -> std::io::Result<Expected> {
+        expected(&self.spec, seccomp, !plan.guards.is_empty(), self.handle.pid)
+    }
+
     /// Execute. The only way to start an agent, and it takes a verified plan and uses it up.
     pub async fn launch(&self, verified: VerifiedPlan, id: String) -> Result<Process, StepError> {
         let LaunchPlan { argv, env, cwd, sealing, guards, .. } = verified.plan().clone();
@@ -339,6 +347,7 @@ impl Sandbox {
             env,
             cwd,
             netlink: sealing.netlink,
+            landlock_abi_min: sealing.landlock_abi_min,
             stdio: Stdio::Log,
             reports: !guards.is_empty(),
         };

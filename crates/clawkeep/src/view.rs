@@ -1,10 +1,12 @@
 //! How states look to a person. Whatever comes from a sandbox is cleaned: all of it, here.
 
 pub mod story;
+pub mod walls;
 
 use std::path::Path;
 
 use clawkeep_daemon::api::{LimitsStatus, RouteStatus, SandboxStatus, Status};
+use clawkeep_isolation::Hierarchy;
 
 use crate::output::clean;
 
@@ -171,11 +173,11 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     }
     if let Some(receipt) = &status.receipt {
         let (digest, plan) = (receipt.digest.short(), receipt.plan.short());
-        text += &line("receipt", &format!("{digest} for plan {plan}, Landlock ABI {}", receipt.landlock_abi));
+        text += &line("receipt", &format!("{digest} for plan {plan}"));
     }
-    if !status.level.is_empty() {
-        let level: Vec<String> = status.level.iter().map(|(key, value)| format!("{key} {value}")).collect();
-        text += &line("enforced", &level.join(", "));
+    if let Some(level) = &status.level {
+        let hierarchy = status.limits.as_ref().map(|told| told.enforced.hierarchy);
+        text += &line("walls", &walls::brief(level, hierarchy.unwrap_or(Hierarchy::None)));
     }
     if let Some(told) = &status.limits {
         text += &line("limits", &limits(told));
@@ -195,7 +197,7 @@ pub mod tests {
     use clawkeep_daemon::api::{
         AgentStatus, DaemonStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus,
     };
-    use clawkeep_isolation::{Enforced, Hierarchy, Usage};
+    use clawkeep_isolation::{Enforced, Usage};
     use clawkeep_plan::Digest;
 
     use super::*;
@@ -237,7 +239,7 @@ pub mod tests {
             }),
             safe_mode: false,
             rung: "respawn".into(),
-            level: [("landlock".into(), "7".into()), ("users".into(), "range".into())].into(),
+            level: Some(walls::tests::level()),
             limits: Some(LimitsStatus {
                 enforced: Enforced {
                     hierarchy: Hierarchy::V2,
@@ -266,6 +268,7 @@ pub mod tests {
         status.phase = "held".into();
         status.gateway = None;
         status.receipt = None;
+        status.level = None;
         status.guards[1].state = "altered".into();
         if let Some(limits) = &mut status.limits {
             limits.enforced.memory_bytes = None;
@@ -290,8 +293,8 @@ pub mod tests {
           agent      openclaw 2026.9.6 on node 24.21.0
           gateway    pid 4711 since 2026-11-24T07:00:00Z, 2 restarts, ready in 6.1 s
           guards     2 of 2 verified
-          receipt    6f328609 for plan 64879f7d, Landlock ABI 7
-          enforced   landlock 7, users range
+          receipt    6f328609 for plan 64879f7d
+          walls      Landlock ABI 7 · seccomp 2 filters, b10f708e… · 7 namespaces · no capabilities · no new privileges · user 998, 1900000998 on the host · 32 mounts · cgroup v2
           limits     memory 4.0 GiB, 4096 processes, 1.5 processors, files 64.0 GiB; memory used 300 MiB, 2 killed for memory
           model      built-in canary
           page       http://127.0.0.1:18789/#token=t
@@ -301,7 +304,6 @@ pub mod tests {
           agent      openclaw 2026.9.6 on node 24.21.0
           guards     1 of 2 verified
                      ciao-network-guard is altered
-          enforced   landlock 7, users range
           limits     4096 processes, files 64.0 GiB
           NO LIMIT   memory is not limited: it is not delegated
           model      built-in canary

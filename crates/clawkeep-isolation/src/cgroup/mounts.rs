@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::mountinfo::{self, Mounted};
+
 /// A mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
@@ -22,43 +24,16 @@ impl Hierarchy {
 
 /// All that are mounted, in the order of the file.
 pub fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
-    mountinfo.lines().filter_map(hierarchy).collect()
+    mountinfo::table(mountinfo).filter_map(|mount| hierarchy(mount.ok()?)).collect()
 }
 
-/// `31 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate`
-fn hierarchy(line: &str) -> Option<Hierarchy> {
-    let (front, back) = line.split_once(" - ")?;
-    let mut front = front.split(' ').skip(3);
-    let (root, mount) = (unescape(front.next()?), unescape(front.next()?));
-    let mut back = back.split(' ');
-    let controllers = match back.next()? {
+fn hierarchy(mount: Mounted) -> Option<Hierarchy> {
+    let controllers = match mount.kind.as_str() {
         "cgroup2" => None,
-        "cgroup" => Some(back.nth(1)?.split(',').map(str::to_owned).collect()),
+        "cgroup" => Some(mount.super_options),
         _ => return None,
     };
-    Some(Hierarchy { controllers, root, mount: mount.into() })
-}
-
-/// Blanks and the like are written as `\040`.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok().filter(|_| digits[0] != b'+')
-        });
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    Some(Hierarchy { controllers, root: mount.root, mount: mount.point.into() })
 }
 
 /// The path of our own group in a hierarchy, from the root of our cgroup namespace: of v2, or of the v1

@@ -8,14 +8,15 @@ use std::path::Path;
 
 use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
 use clawkeep_isolation::{
-    IdMap, InitHandle, Limits, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find,
-    wire,
+    IdMap, InitHandle, Limits, Mount, MountAccess, Programs, SandboxSpec, System, create, destroy, etc_files,
+    expected, find, wire,
 };
-use clawkeep_plan::{Digest, NetlinkRule};
+use clawkeep_plan::{Digest, EnforcedLevel, Expected, NetlinkRule, Receipt};
 
 pub struct Sandbox {
     pub dir: tempfile::TempDir,
     pub handle: InitHandle,
+    pub spec: SandboxSpec,
     events: VecDeque<Event>,
     number: u64,
 }
@@ -50,6 +51,21 @@ pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
     }
 }
 
+fn order(id: &str, kind: Kind, stdio: Stdio, argv: &[&str]) -> Spawn {
+    Spawn {
+        id: id.into(),
+        kind,
+        plan: Digest::of(b"plan"),
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
+        cwd: "/".into(),
+        netlink: NetlinkRule::RouteOnly,
+        landlock_abi_min: 1,
+        stdio,
+        reports: kind == Kind::Gateway,
+    }
+}
+
 impl Sandbox {
     pub fn new() -> Self {
         Self::with(|_| {})
@@ -63,7 +79,13 @@ impl Sandbox {
         let run = dir.path().join("run");
         create(program(), &run, &spec).unwrap();
         let handle = find(&run).unwrap().expect("init serves");
-        Self { dir, handle, events: VecDeque::new(), number: 0 }
+        Self { dir, handle, spec, events: VecDeque::new(), number: 0 }
+    }
+
+    /// What a gateway in it must say of itself.
+    pub fn expected(&self) -> Expected {
+        let seccomp = Programs::new(NetlinkRule::RouteOnly).unwrap().digest();
+        expected(&self.spec, seccomp, true, self.handle.pid).unwrap()
     }
 
     pub fn ask(&mut self, order: Order, fds: &[BorrowedFd<'_>]) -> (Reply, Vec<OwnedFd>) {
@@ -96,17 +118,7 @@ impl Sandbox {
         argv: &[&str],
         fds: &[BorrowedFd<'_>],
     ) -> Vec<OwnedFd> {
-        let spawn = Spawn {
-            id: id.into(),
-            kind,
-            plan: Digest::of(b"plan"),
-            argv: argv.iter().map(|a| (*a).to_owned()).collect(),
-            env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
-            cwd: "/".into(),
-            netlink: NetlinkRule::RouteOnly,
-            stdio,
-            reports: kind == Kind::Gateway,
-        };
+        let spawn = order(id, kind, stdio, argv);
         match self.ask(Order::Spawn(Box::new(spawn)), fds) {
             (Reply::Spawned { .. }, fds) => fds,
             (other, _) => panic!("{other:?}"),
@@ -136,6 +148,29 @@ impl Sandbox {
         let how = self.ended(&id);
         self.ask(Order::Forget { id }, &[]);
         (String::from_utf8_lossy(&output).into_owned(), how)
+    }
+
+    /// Start a session that needs this Landlock ABI; why it was not started.
+    pub fn spawn_under_landlock(&mut self, least: u32) -> Result<(), String> {
+        let mut spawn = order("l", Kind::Session, Stdio::Terminal { rows: 1, columns: 1 }, &["/bin/true"]);
+        spawn.landlock_abi_min = least;
+        match self.ask(Order::Spawn(Box::new(spawn)), &[]).0 {
+            Reply::Spawned { .. } => Ok(()),
+            Reply::Failed { step, reason } => Err(format!("{step}: {reason}")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Start a gateway that goes on; what it says of its isolation.
+    pub fn gateway_level(&mut self) -> EnforcedLevel {
+        self.spawn("g", Kind::Gateway, Stdio::Log, &["/bin/sleep", "1000"], &[]);
+        loop {
+            if let Event::Receipt { text, .. } = self.next_event()
+                && let Ok(receipt) = Receipt::parse(text.as_bytes())
+            {
+                return receipt.isolation.level;
+            }
+        }
     }
 
     pub fn sh(&mut self, script: &str) -> (String, Ended) {

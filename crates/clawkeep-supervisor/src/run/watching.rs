@@ -205,7 +205,15 @@ impl<H: Hooks> Supervisor<H> {
         };
         match Receipt::parse(text.as_bytes()) {
             Ok(receipt) => {
-                let shortfalls = receipt.check(self.plan(), self.seccomp);
+                let Some(sandbox) = &self.sandbox else { return };
+                let shortfalls = match sandbox.expected(self.plan(), self.seccomp) {
+                    Ok(expected) => receipt.check(self.plan(), &expected),
+                    // Without something to hold it against it is no receipt: the start runs into its time.
+                    Err(error) => {
+                        let what = format!("the receipt cannot be checked: {error}");
+                        return self.incident("receipt-unchecked", what, json!({ "launch": launch }));
+                    }
+                };
                 if shortfalls.is_empty() {
                     // It grows: guards that are not critical may come after those that are.
                     if self.receipt.replace(receipt.clone()).is_some() {

@@ -1,0 +1,57 @@
+//! What the host side knows of a sandbox's walls by itself, for the receipts of what runs in it.
+
+use std::io;
+
+use clawkeep_plan::{Digest, Expected, IdRange, RECEIPT_FD};
+
+use crate::seccomp::Programs;
+use crate::spec::{AGENT_ID, ID_RANGE, IdMap, SandboxSpec};
+use crate::{mounts, readback, seal, sys};
+
+/// What a process in a sandbox of this specification must say of itself. `seccomp` is the digest of the programs
+/// that it is to run under ([`Programs::digest`]), `reports` whether it is given its receipt pipe, `init` the pid of
+/// the sandbox's first process on the host; its mounts are read from outside, now.
+///
+/// # Errors
+/// When /proc does not tell; then no receipt can be accepted.
+pub fn expected(spec: &SandboxSpec, seccomp: Digest, reports: bool, init: i32) -> io::Result<Expected> {
+    let mountinfo = std::fs::read(format!("/proc/{init}/mountinfo"))?;
+    let mountinfo = String::from_utf8_lossy(&mountinfo);
+    let asked = seal::asked(sys::landlock_abi());
+    Ok(Expected {
+        landlock_abi: asked.abi,
+        handled: asked.handled(),
+        seccomp,
+        seccomp_filters: Programs::COUNT,
+        id: AGENT_ID,
+        uid_map: vec![id_range(spec.ids, |(uid, _)| uid)],
+        gid_map: vec![id_range(spec.ids, |(_, gid)| gid)],
+        keeps_groups: matches!(spec.ids, IdMap::Single { .. }),
+        host_namespaces: readback::namespaces()?,
+        mounts: mounts::brief(&mountinfo)?,
+        wrong_mounts: mounts::astray(&mountinfo, spec)?,
+        descriptors: (0..3).chain(reports.then_some(RECEIPT_FD)).collect(),
+    })
+}
+
+/// The one line of the map that was asked for.
+fn id_range(ids: IdMap, of: impl Fn((u32, u32)) -> u32) -> IdRange {
+    match ids {
+        IdMap::Range { base } => IdRange { inside: 0, outside: base, count: ID_RANGE },
+        IdMap::Single { uid, gid } => IdRange { inside: AGENT_ID, outside: of((uid, gid)), count: 1 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expected_map_is_the_one_that_is_written() {
+        for ids in [IdMap::Range { base: 7_000_000 }, IdMap::Single { uid: 1000, gid: 100 }] {
+            let (uids, gids) = ids.lines();
+            assert_eq!(crate::procself::id_map(&uids).unwrap(), [id_range(ids, |(uid, _)| uid)]);
+            assert_eq!(crate::procself::id_map(&gids).unwrap(), [id_range(ids, |(_, gid)| gid)]);
+        }
+    }
+}
