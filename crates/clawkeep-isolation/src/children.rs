@@ -8,6 +8,7 @@ use std::process::Command;
 
 use clawkeep_plan::{IsolationReport, NetlinkRule, RECEIPT_FD, Receipt};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Pid, Resource, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -17,7 +18,7 @@ use crate::seal::Seal;
 use crate::seccomp::Programs;
 use crate::spec::{AGENT_ID, IdMap};
 use crate::stage::{Failure, at};
-use crate::{readback, sys};
+use crate::{audit, readback, sys, wire};
 
 /// Everything that can be prepared before the first process is asked for.
 pub struct Confinement {
@@ -40,6 +41,8 @@ pub struct Started {
     pub output: Option<OwnedFd>,
     /// Its receipt.
     pub receipt: Option<OwnedFd>,
+    /// Over which it hands over its seccomp listener.
+    pub listener: OwnedFd,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
 }
@@ -47,6 +50,7 @@ pub struct Started {
 struct ChildFds {
     stdio: [OwnedFd; 3],
     receipt: Option<OwnedFd>,
+    hand_over: OwnedFd,
     terminal: bool,
 }
 
@@ -95,14 +99,18 @@ impl Confinement {
             Kind::Gateway => pipe().map(|(read, write)| (Some(read), Some(write)))?,
             Kind::Session => (None, None),
         };
-        let fds = ChildFds { stdio, receipt: tell, terminal: terminal.is_some() };
+        let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (listener, hand_over) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, kind, None)
+                .map_err(at("make a socket pair"))?;
+        let fds = ChildFds { stdio, receipt: tell, hand_over, terminal: terminal.is_some() };
         let Some(pid) = sys::fork().map_err(at("fork"))? else { self.child(spawn, fds) };
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             .map_err(at("get a handle on the process"))?;
         for end in output.iter().chain(&receipt) {
             rustix::io::ioctl_fionbio(end, true).map_err(at("prepare a pipe"))?;
         }
-        Ok(Started { pid, pidfd, output, receipt, terminal })
+        Ok(Started { pid, pidfd, output, receipt, listener, terminal })
     }
 
     fn open_terminal(&self, rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
@@ -190,7 +198,9 @@ impl Confinement {
             }
             Some(_) | None => RECEIPT_FD,
         };
-        let keep: Vec<_> = receipt.iter().map(|fd| fd.as_fd()).collect();
+        let hand_over =
+            rustix::io::fcntl_dupfd_cloexec(&fds.hand_over, 10).map_err(at("place descriptors"))?;
+        let keep: Vec<_> = receipt.iter().map(|fd| fd.as_fd()).chain([hand_over.as_fd()]).collect();
         sys::close_all_but(first_closed, &keep).map_err(at("close descriptors"))?;
         // The closed ones must not be closed again by their owners: they are numbers of others by then.
         std::mem::forget(fds);
@@ -199,10 +209,15 @@ impl Confinement {
             NetlinkRule::RouteOnly => &self.route_only,
             NetlinkRule::Refused => &self.no_netlink,
         };
-        programs.install().map_err(io::Error::other).map_err(at("install the seccomp programs"))?;
+        let listener = programs.install().map_err(at("install the seccomp program"))?;
+        let denials_recorded = listener.is_some();
+        let handed: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+        wire::send(&hand_over, &(), &handed).map_err(at("hand over the seccomp listener"))?;
+        drop((listener, hand_over));
         sys::reset_signals();
+        audit::descriptors(first_closed, receipt)?;
         if let Some(receipt) = receipt {
-            let level = readback::level(landlock, programs).map_err(at("read back"))?;
+            let level = readback::level(landlock, programs, denials_recorded).map_err(at("read back"))?;
             let report = IsolationReport { plan: spawn.plan, level };
             rustix::io::write(receipt, report.to_line().as_bytes()).map_err(at("write the receipt"))?;
         }

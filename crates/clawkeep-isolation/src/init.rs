@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::children::Confinement;
 use crate::log::BoundedLog;
+use crate::notify::Listeners;
 use crate::proto::{Child, Ended, Event, Kind, Message, Order, Reply, Request, Spawn};
 use crate::spec::SandboxSpec;
 use crate::stage::{Failure, at};
@@ -50,6 +51,7 @@ pub struct Server {
     connections: Vec<OwnedFd>,
     processes: Vec<Process>,
     events: VecDeque<Event>,
+    refusals: Listeners,
 }
 
 impl Server {
@@ -80,6 +82,7 @@ impl Server {
             connections: Vec::new(),
             processes: Vec::new(),
             events: VecDeque::new(),
+            refusals: Listeners::new(),
         })
     }
 
@@ -89,6 +92,7 @@ impl Server {
             self.wait();
             self.reap();
             self.pump();
+            self.refuse();
             self.accept();
             self.serve();
             self.tell();
@@ -97,14 +101,17 @@ impl Server {
 
     fn wait(&self) {
         let pipes = self.processes.iter().flat_map(|p| p.output.iter().chain(&p.receipt));
+        let (refusals, no_longer_than) = self.refusals.wait();
         let mut fds: Vec<PollFd<'_>> = [&self.control, &self.signals]
             .into_iter()
             .chain(&self.connections)
             .chain(pipes)
-            .map(|fd| PollFd::new(fd, PollFlags::IN))
+            .map(AsFd::as_fd)
+            .chain(refusals)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         // Interrupted or not: everything below looks for itself, without blocking.
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, no_longer_than.as_ref());
     }
 
     fn reap(&mut self) {
@@ -148,6 +155,16 @@ impl Server {
                 }
                 Some(Err(_)) | None => {}
             }
+        }
+    }
+
+    /// Answer the calls that the seccomp programs refuse, and remember which they were.
+    fn refuse(&mut self) {
+        for (id, call) in self.refusals.answer() {
+            if let Some(process) = self.processes.iter_mut().find(|p| p.child.id == id) {
+                process.child.denied.push(call);
+            }
+            self.events.push_back(Event::Denied { id, call });
         }
     }
 
@@ -256,6 +273,7 @@ impl Server {
         }
         let started = self.confinement.start(spawn, fds)?;
         let pid = started.pid.as_raw_nonzero().get();
+        self.refusals.expect(spawn.id.clone(), started.listener);
         self.processes.push(Process {
             child: Child {
                 id: spawn.id.clone(),
@@ -263,6 +281,7 @@ impl Server {
                 plan: spawn.plan,
                 pid,
                 receipt: String::new(),
+                denied: Vec::new(),
                 ended: None,
             },
             output: started.output,

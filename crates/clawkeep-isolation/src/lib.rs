@@ -3,11 +3,13 @@
 //! The host side calls [`create`] with a [`SandboxSpec`]; a process started for it ([`sandbox_init_main`])
 //! becomes the sandbox's first process and serves [`proto::Order`]s over a control socket that outlives the
 //! daemon. Everything it starts runs with no capability, no new privileges, in a Landlock domain and under
-//! the seccomp programs of [`Programs`], within [`Limits`] that a control group keeps, and reports on a receipt pipe what it reads back about itself.
+//! the seccomp program of [`Programs`], within [`Limits`] that a control group keeps, and reports on a receipt pipe
+//! what it reads back about itself.
 //!
 //! This is one of the few crates that talk to the kernel directly; all `unsafe` of it is in `sys.rs`.
 #![deny(unsafe_code)]
 
+mod audit;
 mod cgroup;
 mod children;
 mod create;
@@ -16,6 +18,7 @@ mod init;
 mod log;
 mod mountinfo;
 mod mounts;
+mod notify;
 mod procself;
 pub mod proto;
 mod readback;
@@ -34,7 +37,7 @@ pub use create::{
     CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
 pub use expect::expected;
-pub use seccomp::{Programs, SeccompError};
+pub use seccomp::{Programs, SeccompError, refused_call};
 pub use spec::{AGENT_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
 pub use stage::sandbox_init_main;
 pub use sys::landlock_abi;

@@ -169,6 +169,9 @@ pub struct Child {
     pub pid: i32,
     /// What has come over its receipt pipe so far.
     pub receipt: String,
+    /// System calls, by number, that were refused to it or to what came from it; each once.
+    #[serde(default)]
+    pub denied: Vec<i64>,
     /// How it ended, if it has.
     pub ended: Option<Ended>,
 }
@@ -200,6 +203,13 @@ pub enum Event {
         id: String,
         /// Hostile text.
         text: String,
+    },
+    /// A process was refused a system call for the first time.
+    Denied {
+        /// The name of the process that was spawned: it, or what came from it, made the call.
+        id: String,
+        /// The call's number.
+        call: i64,
     },
 }
 

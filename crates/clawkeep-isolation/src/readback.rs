@@ -11,7 +11,7 @@ use crate::seccomp::Programs;
 use crate::{mounts, sys};
 
 /// What this process reads about itself now. The Landlock domain cannot be read back: see [`LandlockLevel`].
-pub fn level(landlock: LandlockLevel, programs: &Programs) -> io::Result<EnforcedLevel> {
+pub fn level(landlock: LandlockLevel, programs: &Programs, recorded: bool) -> io::Result<EnforcedLevel> {
     let status = text("status")?;
     let status = Status(&status);
     Ok(EnforcedLevel {
@@ -20,6 +20,7 @@ pub fn level(landlock: LandlockLevel, programs: &Programs) -> io::Result<Enforce
             mode: status.number("Seccomp")?,
             filters: status.number("Seccomp_filters")?,
             digest: programs.digest(),
+            recorded,
         },
         no_new_privs: status.number("NoNewPrivs")? == 1,
         caps: status.capabilities()?,
@@ -34,8 +35,7 @@ pub fn level(landlock: LandlockLevel, programs: &Programs) -> io::Result<Enforce
         mounts: mounts::brief(&text("mountinfo")?)?,
         dumpable: rustix::process::dumpable_behavior()? != DumpableBehavior::NotDumpable,
         core_bytes: rustix::process::getrlimit(Resource::Core).maximum,
-        // It has no descriptors but among those that its table has slots for.
-        descriptors: sys::inherited(status.number("FDSize")?),
+        descriptors: kept_over_exec(&open_descriptors()?),
     })
 }
 
@@ -50,6 +50,17 @@ pub fn namespaces() -> io::Result<BTreeMap<String, u64>> {
         }
     }
     Ok(found)
+}
+
+/// Every descriptor of this process, and whether exec closes it. They are looked for among the slots of its table:
+/// /proc/self/fd is closed to a process that is not dumpable.
+pub fn open_descriptors() -> io::Result<Vec<(i32, bool)>> {
+    Ok(sys::open_descriptors(Status(&text("status")?).number("FDSize")?))
+}
+
+/// The numbers of those that exec does not close.
+pub fn kept_over_exec(open: &[(i32, bool)]) -> Vec<i32> {
+    open.iter().filter(|(_, closes)| !closes).map(|(number, _)| *number).collect()
 }
 
 /// A file of `/proc/self`. Names of files in it may be any bytes.
@@ -68,24 +79,12 @@ mod tests {
     fn reads_its_own_state() {
         let handled = Handled { fs: 0, net: 0, scopes: 0 };
         let landlock = LandlockLevel { asked: 0, abi: 0, status: Restriction::None, handled, tried: false };
-        let level = level(landlock, &Programs::new(NetlinkRule::RouteOnly).unwrap()).unwrap();
+        let level = level(landlock, &Programs::new(NetlinkRule::RouteOnly).unwrap(), true).unwrap();
         assert_eq!(level.namespaces.len(), NAMESPACES.len());
         assert_eq!(level.namespaces, namespaces().unwrap());
         assert_eq!(level.ids.uid[1], rustix::process::geteuid().as_raw());
         assert!(!level.no_new_privs && level.dumpable && level.mounts.count > 0);
         assert!(!level.ids.uid_map.is_empty());
         assert!(level.descriptors.starts_with(&[0, 1, 2]), "{:?}", level.descriptors);
-    }
-
-    #[test]
-    fn only_descriptors_that_stay_open_over_exec_are_told() {
-        use std::os::fd::AsRawFd;
-        // Opened by the standard library: closed at exec.
-        let closed = std::fs::File::open("/dev/null").unwrap();
-        let kept = closed.try_clone().unwrap();
-        rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
-        let found = sys::inherited(1024);
-        assert!(found.contains(&kept.as_raw_fd()) && !found.contains(&closed.as_raw_fd()), "{found:?}");
-        assert!(!sys::inherited(kept.as_raw_fd().unsigned_abs()).contains(&kept.as_raw_fd()));
     }
 }

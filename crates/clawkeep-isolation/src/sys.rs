@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::Pid;
+use seccompiler::sock_filter;
 
 /// End the process at once if it has more than one thread: after fork(2) the child of such a process may only
 /// make async-signal-safe calls, and ours do more.
@@ -90,16 +91,6 @@ pub fn close_all_but(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// The descriptors with a number below `slots` that are open and stay open over exec (fcntl(2), F_GETFD).
-pub fn inherited(slots: u32) -> Vec<i32> {
-    let stays = |number: &i32| {
-        // SAFETY: a plain number to the kernel, which says EBADF of one that is no descriptor.
-        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
-        flags >= 0 && flags & libc::FD_CLOEXEC == 0
-    };
-    (0..i32::try_from(slots).unwrap_or(i32::MAX)).filter(stays).collect()
-}
-
 /// mount_setattr(2) on a mount given by descriptor, with everything below it; also makes it private.
 pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
     let attributes =
@@ -173,10 +164,84 @@ pub fn usual_descriptors() -> io::Result<()> {
         .map_err(Into::into)
 }
 
-/// Core dumps off for this process and what it becomes (setrlimit(2)).
+/// Core dumps off for this process and what it becomes (setrlimit(2)). With a limit of 0 the kernel would still hand
+/// a dump to a crash handler of the host where core_pattern names one; with 1 it makes none at all (core(5)).
 pub fn forbid_core_dumps() -> io::Result<()> {
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(rustix::process::Resource::Core, none).map_err(Into::into)
+    limit(rustix::process::Resource::Core, 1)
+}
+
+/// A new and empty session keyring for this process and what it starts, in the place of its caller's (keyctl(2),
+/// KEYCTL_JOIN_SESSION_KEYRING). A kernel without keyrings has nothing to leave.
+pub fn leave_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; the kernel reads no memory of ours.
+    let joined =
+        unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match io::Error::last_os_error() {
+        _ if joined >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// The descriptors with a number below `slots` that are open, and whether exec closes each (fcntl(2), F_GETFD).
+pub fn open_descriptors(slots: u32) -> Vec<(i32, bool)> {
+    let flags = |number: i32| {
+        // SAFETY: a plain number to the kernel, which says EBADF of one that is no descriptor.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        (flags >= 0).then_some((number, flags & libc::FD_CLOEXEC != 0))
+    };
+    (0..i32::try_from(slots).unwrap_or(i32::MAX)).filter_map(flags).collect()
+}
+
+/// Put this thread under a seccomp program, for ever (seccomp(2)).
+pub fn install_filter(program: &[sock_filter]) -> io::Result<()> {
+    set_filter(program, 0).map(drop)
+}
+
+/// The same, and give the listener that the program's questions are put to; closed at exec. From Linux 5.19 on a
+/// caller that waits for its answer is not disturbed by signals that do not kill it.
+pub fn install_listened_filter(program: &[sock_filter]) -> io::Result<OwnedFd> {
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let number = match set_filter(program, listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_filter(program, listener)?,
+        number => number?,
+    };
+    // SAFETY: with this flag the kernel gives a new descriptor, which is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn set_filter(program: &[sock_filter], flags: libc::c_ulong) -> io::Result<i32> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `program` names as many instructions as it says, of the kernel's layout (`repr(C)`); the kernel copies
+    // them and writes nothing.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Take one question from a seccomp listener that has some, and answer EPERM. Gives the number of the call; `None`
+/// where the caller has gone before it was asked about. One that goes later needs no answer.
+pub fn refuse_call(listener: BorrowedFd<'_>) -> Option<i64> {
+    // A later kernel's question may be longer; all of it must be zero before (seccomp_unotify(2)).
+    #[repr(C)]
+    struct Question {
+        known: libc::seccomp_notif,
+        more: [u64; 64],
+    }
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut question = unsafe { std::mem::zeroed::<Question>() };
+    // SAFETY: the kernel writes one question there, for which there is more than enough room.
+    let taken =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question) };
+    if taken < 0 {
+        return None;
+    }
+    let answer = libc::seccomp_notif_resp { id: question.known.id, val: 0, error: -libc::EPERM, flags: 0 };
+    // SAFETY: the kernel reads one answer from there.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) };
+    Some(question.known.data.nr.into())
 }
 
 /// unshare(2).
@@ -184,4 +249,32 @@ pub fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
     // SAFETY: descriptors are not unshared (no UnshareFlags::FILES among our flags), and the process has one
     // thread, so nobody relies on what is shared no more.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_left_session_keyring_is_another_one() {
+        const GET_KEYRING_ID: libc::c_int = 0;
+        const SESSION_KEYRING: libc::c_int = -3;
+        // SAFETY: numbers in, a number out.
+        let session = || unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION_KEYRING, 1) };
+        // Where there are no keyrings both are the same error.
+        let before = session();
+        leave_session_keyring().unwrap();
+        assert!(before < 0 || session() > 0 && session() != before);
+    }
+
+    #[test]
+    fn every_open_descriptor_is_seen_with_what_exec_does_to_it() {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let high = rustix::io::fcntl_dupfd_cloexec(&read, 300).unwrap();
+        rustix::io::fcntl_setfd(&write, rustix::io::FdFlags::empty()).unwrap();
+        let open = crate::readback::open_descriptors().unwrap();
+        for (fd, closes) in [(&read, true), (&write, false), (&high, true)] {
+            assert!(open.contains(&(fd.as_raw_fd(), closes)), "{fd:?} in {open:?}");
+        }
+    }
 }

@@ -28,7 +28,8 @@ pub struct EnforcedLevel {
     /// Whether others may look into it (PR_GET_DUMPABLE). The kernel sets this anew at exec; until then the
     /// process holds descriptors and memory of ours.
     pub dumpable: bool,
-    /// Largest core dump in bytes, the hard limit; `None` is no limit (getrlimit(2)).
+    /// Largest core dump in bytes, the hard limit; `None` is no limit (getrlimit(2)). 1 is none, and none for a crash
+    /// handler of the host's either (core(5)); 0 where the host has set that.
     pub core_bytes: Option<u64>,
     /// Descriptors that stay open over exec.
     pub descriptors: Vec<i32>,
@@ -81,8 +82,10 @@ pub struct SeccompLevel {
     pub mode: u32,
     /// `Seccomp_filters` there; those that were inherited count as well.
     pub filters: u32,
-    /// Digest of the programs that the process installed.
+    /// Digest of the program that the process installed.
     pub digest: Digest,
+    /// Whether what it refuses is recorded: not where an outer program has the kernel's one listener already.
+    pub recorded: bool,
 }
 
 /// Capability sets as bit masks (capabilities(7)).
@@ -220,7 +223,7 @@ impl EnforcedLevel {
             need(false, &|| format!("mounts: {wrong}"));
         }
         need(!self.dumpable, &|| "others could look into it before it became the agent".into());
-        need(self.core_bytes == Some(0), &|| "core dumps are on".into());
+        need(self.core_bytes.is_some_and(|most| most <= 1), &|| "core dumps are on".into());
         need(self.descriptors == expected.descriptors, &|| {
             format!("descriptors {:?} instead of {:?}", self.descriptors, expected.descriptors)
         });
@@ -264,14 +267,14 @@ pub(crate) mod tests {
                 handled,
                 tried: true,
             },
-            seccomp: SeccompLevel { mode: 2, filters: 2, digest: Digest::of(b"filter") },
+            seccomp: SeccompLevel { mode: 2, filters: 2, digest: Digest::of(b"filter"), recorded: true },
             no_new_privs: true,
             caps: Capabilities { inheritable: 0, permitted: 0, effective: 0, bounding: 0, ambient: 0 },
             ids: Ids { uid: [998; 4], gid: [998; 4], groups: vec![], uid_map, gid_map },
             namespaces: inodes(4_026_532_000),
             mounts,
             dumpable: false,
-            core_bytes: Some(0),
+            core_bytes: Some(1),
             descriptors: vec![0, 1, 2, 3],
         }
     }

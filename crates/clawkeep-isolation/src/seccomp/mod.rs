@@ -1,89 +1,77 @@
-//! The seccomp programs (seccomp(2)) around everything that runs in a sandbox: an allowlist, and over it a
-//! second program that answers EPERM to what is known and refused. The kernel takes the stricter answer of
-//! the two; between two error numbers, that of the one installed last. Foreign architectures are killed by
-//! both, and the x32 calls of x86-64 are on no list.
+//! The seccomp program (seccomp(2)) around everything that runs in a sandbox: an allowlist of system calls, with
+//! an answer for each kind of call that is not on it.
+//!
+//! - Unknown calls do not exist (ENOSYS).
+//! - Refused calls answer EPERM and are recorded: the kernel asks init (seccomp_unotify(2)), which answers so and
+//!   nothing else. Where init has gone, the kernel answers ENOSYS by itself.
+//! - Foreign architectures and the x32 calls of x86-64 end the process.
+//!
+//! It is one program, so that each call has one answer: between two programs the kernel would take the error of
+//! the one over the question of the other.
 
+mod arguments;
+#[cfg(test)]
+mod machine;
 mod table;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 
 use clawkeep_plan::{Digest, NetlinkRule};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
 
-use table::{ALLOWED, ALLOWED_HERE, REFUSED};
+use self::arguments::Rules;
+use self::table::{ALLOWED, ALLOWED_HERE, Call, REFUSED, REFUSED_HERE};
+use crate::sys;
 
-const ENOSYS: u32 = libc::ENOSYS as u32;
-const EPERM: u32 = libc::EPERM as u32;
-
-/// Namespace flags of clone(2); CLONE_NEWTIME has no place in clone's flags (it is part of the exit signal).
-const NAMESPACE_FLAGS: &[i32] = &[
-    libc::CLONE_NEWUSER,
-    libc::CLONE_NEWNS,
-    libc::CLONE_NEWPID,
-    libc::CLONE_NEWNET,
-    libc::CLONE_NEWIPC,
-    libc::CLONE_NEWUTS,
-    libc::CLONE_NEWCGROUP,
-];
-
-/// The programs of one profile, ready to be installed.
+/// The program of one profile, ready to be installed.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    allowlist: BpfProgram,
-    refusals: BpfProgram,
+    /// Refused calls answer EPERM by themselves, unrecorded.
+    plain: BpfProgram,
+    /// Refused calls are put to a listener.
+    recorded: BpfProgram,
 }
 
-/// The programs could not be built: a mistake in the tables, or an architecture without a filter.
+/// The program could not be built: a mistake in the tables, or an architecture without a filter.
 #[derive(Debug, thiserror::Error)]
-#[error("the seccomp programs could not be built or installed: {0}")]
-pub struct SeccompError(String);
+#[error("the seccomp program could not be built: {0}")]
+pub struct SeccompError(#[from] BackendError);
 
-fn error(cause: impl std::fmt::Display) -> SeccompError {
-    SeccompError(cause.to_string())
-}
-
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-fn when(conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)]) -> Result<SeccompRule, SeccompError> {
-    let conditions = conditions
-        .iter()
-        .map(|(index, length, operator, value)| {
-            SeccompCondition::new(*index, length.clone(), operator.clone(), *value).map_err(error)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    SeccompRule::new(conditions).map_err(error)
-}
-
-fn masked(mask: i32) -> SeccompCmpOp {
-    SeccompCmpOp::MaskedEq(mask as u32 as u64)
+/// The name of a call that the program can refuse, by its number; `None` for any other.
+pub fn refused_call(number: i64) -> Option<&'static str> {
+    let by_arguments = [arguments::BY_ARGUMENTS, REFUSED_HERE];
+    let mut calls = REFUSED.iter().chain(&by_arguments).copied().flatten();
+    let (name, _) = calls.find(|(_, known)| *known == number)?;
+    name.strip_prefix("SYS_")
 }
 
 impl Programs {
-    /// The programs for this rule about netlink sockets.
+    /// The program for this rule about netlink sockets.
     ///
     /// # Errors
     /// [`SeccompError`] on an architecture that the filter compiler does not know.
     pub fn new(netlink: NetlinkRule) -> Result<Self, SeccompError> {
-        let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(error)?;
-        let compile = |rules: Rules, otherwise, then| -> Result<BpfProgram, SeccompError> {
-            SeccompFilter::new(rules, otherwise, then, arch).map_err(error)?.try_into().map_err(error)
-        };
-        Ok(Self {
-            allowlist: compile(allowed()?, SeccompAction::Errno(ENOSYS), SeccompAction::Allow)?,
-            refusals: compile(refused(netlink)?, SeccompAction::Allow, SeccompAction::Errno(EPERM))?,
-        })
+        let plain = build(netlink)?;
+        let mut recorded = plain.clone();
+        // The compiler has no word for the question, so it is put in the place of the error.
+        let refusal = u32::from(refusal());
+        for instruction in recorded.iter_mut().filter(|it| it.code == RETURN && it.k == refusal) {
+            instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+        }
+        Ok(Self { plain, recorded })
     }
 
     /// How many programs [`Programs::install`] adds.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 1;
 
-    /// Names these exact programs in plans and receipts.
+    /// Names what is allowed, refused and unknown, in plans and receipts; the same whether refusals are recorded or
+    /// not.
     pub fn digest(&self) -> Digest {
         let mut bytes = Vec::new();
-        for instruction in self.allowlist.iter().chain(&self.refusals) {
+        for instruction in &self.plain {
             bytes.extend(instruction.code.to_le_bytes());
             bytes.extend([instruction.jt, instruction.jf]);
             bytes.extend(instruction.k.to_le_bytes());
@@ -91,119 +79,105 @@ impl Programs {
         Digest::of(&bytes)
     }
 
-    /// Put the calling thread, and all that it starts, under the programs; for ever. Sets no_new_privs.
+    /// Put the calling thread, and all that it starts, under the program; for ever. It must have no_new_privs. Gives
+    /// the listener that refused calls are put to, closed at exec; `None` where the kernel gives none because an
+    /// outer program has one already (EBUSY): then they are refused unrecorded.
     ///
     /// # Errors
-    /// [`SeccompError`] when the kernel refuses one.
-    pub fn install(&self) -> Result<(), SeccompError> {
-        seccompiler::apply_filter(&self.allowlist).map_err(error)?;
-        seccompiler::apply_filter(&self.refusals).map_err(error)
+    /// When the kernel refuses.
+    pub fn install(&self) -> io::Result<Option<OwnedFd>> {
+        match sys::install_listened_filter(&self.recorded) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                sys::install_filter(&self.plain).map(|()| None)
+            }
+            installed => installed.map(Some),
+        }
     }
 }
 
-fn allowed() -> Result<Rules, SeccompError> {
-    use SeccompCmpArgLen::{Dword, Qword};
-    use SeccompCmpOp::Eq;
-    let mut rules: Rules =
-        ALLOWED.iter().copied().flatten().chain(ALLOWED_HERE).map(|call| (*call, vec![])).collect();
+/// `BPF_RET | BPF_K` and `BPF_JMP | BPF_JA` (the kernel's uapi/linux/bpf_common.h).
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 
-    // Threads and processes, but no new namespaces. clone3(2) hides its flags in memory where no filter can
-    // see them: it is on no list, and the C library falls back to clone on ENOSYS.
-    let namespaces = NAMESPACE_FLAGS.iter().fold(0, |all, flag| all | flag);
-    rules.insert(libc::SYS_clone, vec![when(&[(0, Qword, masked(namespaces), 0)])?]);
+/// What a compiled program begins with: load the architecture, go on if it is ours, else end the process.
+const PROLOGUE: usize = 3;
 
-    // Stream and datagram sockets of the families that programs use, TCP and UDP only: no raw, packet, vsock,
-    // alg, SCTP or MPTCP. Netlink for route queries; the strict profile refuses it in the second program.
-    let mut socket = vec![when(&[(0, Dword, Eq, libc::AF_UNIX as u64)])?];
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-            socket.push(when(&[(0, Dword, Eq, family as u64), (2, Dword, Eq, protocol as u64)])?);
-        }
-    }
-    socket
-        .push(when(&[(0, Dword, Eq, libc::AF_NETLINK as u64), (2, Dword, Eq, libc::NETLINK_ROUTE as u64)])?);
-    rules.insert(libc::SYS_socket, socket);
-    rules.insert(libc::SYS_socketpair, vec![when(&[(0, Dword, Eq, libc::AF_UNIX as u64)])?]);
-
-    // The default personality and the question for it; the others switch off protections.
-    rules.insert(
-        libc::SYS_personality,
-        vec![when(&[(0, Dword, Eq, 0)])?, when(&[(0, Dword, Eq, 0xffff_ffff)])?],
-    );
-    // Device control is decided by which devices are there; typing into a terminal's input queue is not.
-    rules.insert(libc::SYS_ioctl, vec![]);
-    // A process may restrict itself further (browsers do); see `refused` for the listener.
-    rules.insert(libc::SYS_seccomp, vec![]);
-    Ok(rules)
+fn refusal() -> SeccompAction {
+    SeccompAction::Errno(libc::EPERM as u32)
 }
 
-fn refused(netlink: NetlinkRule) -> Result<Rules, SeccompError> {
-    use SeccompCmpArgLen::{Dword, Qword};
-    use SeccompCmpOp::{Eq, Ne};
-    let mut rules: Rules = REFUSED.iter().map(|call| (*call, vec![])).collect();
-
-    let mut clone = Vec::new();
-    for flag in NAMESPACE_FLAGS {
-        clone.push(when(&[(0, Qword, masked(*flag), *flag as u32 as u64)])?);
-    }
-    rules.insert(libc::SYS_clone, clone);
-
-    let mut socket = vec![when(&[
-        (0, Dword, Ne, libc::AF_UNIX as u64),
-        (0, Dword, Ne, libc::AF_INET as u64),
-        (0, Dword, Ne, libc::AF_INET6 as u64),
-        (0, Dword, Ne, libc::AF_NETLINK as u64),
-    ])?];
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        socket.push(when(&[
-            (0, Dword, Eq, family as u64),
-            (2, Dword, Ne, 0),
-            (2, Dword, Ne, libc::IPPROTO_TCP as u64),
-            (2, Dword, Ne, libc::IPPROTO_UDP as u64),
-        ])?);
-    }
-    socket.push(match netlink {
-        NetlinkRule::RouteOnly => {
-            when(&[(0, Dword, Eq, libc::AF_NETLINK as u64), (2, Dword, Ne, libc::NETLINK_ROUTE as u64)])?
-        }
-        NetlinkRule::Refused => when(&[(0, Dword, Eq, libc::AF_NETLINK as u64)])?,
-    });
-    rules.insert(libc::SYS_socket, socket);
-    rules.insert(libc::SYS_socketpair, vec![when(&[(0, Dword, Ne, libc::AF_UNIX as u64)])?]);
-    rules.insert(libc::SYS_personality, vec![when(&[(0, Dword, Ne, 0), (0, Dword, Ne, 0xffff_ffff)])?]);
-    // TIOCSTI types into the terminal of whoever looks on; TIOCLINUX pastes into a console.
-    rules.insert(
-        libc::SYS_ioctl,
-        vec![when(&[(1, Dword, Eq, libc::TIOCSTI)])?, when(&[(1, Dword, Eq, libc::TIOCLINUX)])?],
-    );
-    // Limits of another process: init's, where it has the agent's uid (glibc asks for its own with 0).
-    rules.insert(libc::SYS_prlimit64, vec![when(&[(0, Dword, Ne, 0)])?]);
-    // A listener would let one process answer the system calls of another.
-    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as i32;
-    rules.insert(libc::SYS_seccomp, vec![when(&[(1, Dword, masked(listener), listener as u64)])?]);
-    Ok(rules)
+/// Stands for "see what the next part says"; no program that is installed has it.
+fn next_part() -> SeccompAction {
+    SeccompAction::Trace(u32::from(u16::MAX))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Calls that are listed, whatever their arguments.
+fn listed<'a>(calls: impl IntoIterator<Item = &'a [Call]>) -> Rules {
+    calls.into_iter().flatten().map(|(_, number)| (*number, Vec::new())).collect()
+}
 
-    #[test]
-    fn the_two_profiles_differ_and_each_builds_the_same_twice() {
-        let digest = |rule| Programs::new(rule).unwrap().digest();
-        assert_eq!(digest(NetlinkRule::RouteOnly), digest(NetlinkRule::RouteOnly));
-        assert_ne!(digest(NetlinkRule::RouteOnly), digest(NetlinkRule::Refused));
-    }
-
-    #[test]
-    fn no_call_is_both_allowed_unconditionally_and_refused() {
-        let allowed: Vec<_> = ALLOWED.iter().copied().flatten().chain(ALLOWED_HERE).collect();
-        for call in REFUSED {
-            assert!(!allowed.contains(&call), "system call {call}");
+/// All parts, one after the other. A call that a part does not list is one for the next.
+fn build(netlink: NetlinkRule) -> Result<BpfProgram, SeccompError> {
+    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
+    let allow = SeccompAction::Allow;
+    let parts = [
+        // Rules, the answer where one holds, and where none does.
+        (arguments::pretended()?, SeccompAction::Errno(0), next_part()),
+        (arguments::allowed(netlink)?, allow.clone(), refusal()),
+        (listed(REFUSED.iter().copied().chain([REFUSED_HERE])), refusal(), next_part()),
+        (listed(ALLOWED.iter().copied().chain([ALLOWED_HERE])), allow, next_part()),
+    ];
+    let mut program = BpfProgram::new();
+    for (rules, holds, otherwise) in parts {
+        let compiled: BpfProgram = SeccompFilter::new(rules, otherwise, holds, arch)?.try_into()?;
+        if program.is_empty() {
+            program.extend_from_slice(&compiled[..PROLOGUE]);
+            program.extend(foreign_calls());
         }
-        let mut unique = allowed.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        assert_eq!(unique.len(), allowed.len(), "a call is listed twice");
+        // Without the answer at its end, which is for what is not listed.
+        let mut part = compiled[PROLOGUE..compiled.len() - 1].to_vec();
+        let (length, next) = (part.len(), u32::from(next_part()));
+        for (at, instruction) in part.iter_mut().enumerate() {
+            if instruction.code == RETURN && instruction.k == next {
+                let over = u32::try_from(length - at - 1).unwrap_or(u32::MAX);
+                *instruction = sock_filter { code: JUMP, jt: 0, jf: 0, k: over };
+            }
+        }
+        program.extend(part);
     }
+    program.push(answer(u32::from(SeccompAction::Errno(libc::ENOSYS as u32))));
+    match program.len() {
+        length if length > libc::BPF_MAXINSNS as usize => Err(BackendError::FilterTooLarge(length).into()),
+        _ => Ok(program),
+    }
+}
+
+fn answer(k: u32) -> sock_filter {
+    sock_filter { code: RETURN, jt: 0, jf: 0, k }
+}
+
+/// The x32 calls have the architecture of x86-64 and a bit in their numbers (syscall(2)): they would be looked up
+/// under numbers that nobody listed. -1 is no call, and unknown.
+#[cfg(target_arch = "x86_64")]
+fn foreign_calls() -> Vec<sock_filter> {
+    const X32: u32 = 0x4000_0000;
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let compare = |operator: u32, k, jt, jf| sock_filter {
+        code: (libc::BPF_JMP | operator | libc::BPF_K) as u16,
+        jt,
+        jf,
+        k,
+    };
+    vec![
+        sock_filter { code: load, jt: 0, jf: 0, k: 0 },
+        compare(libc::BPF_JGE, X32, 0, 2),
+        compare(libc::BPF_JEQ, u32::MAX, 1, 0),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+    ]
+}
+
+/// The other architectures have no second set of calls under their own name.
+#[cfg(not(target_arch = "x86_64"))]
+fn foreign_calls() -> Vec<sock_filter> {
+    Vec::new()
 }

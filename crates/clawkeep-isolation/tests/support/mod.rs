@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
 use clawkeep_isolation::{
@@ -17,7 +18,7 @@ pub struct Sandbox {
     pub dir: tempfile::TempDir,
     pub handle: InitHandle,
     pub spec: SandboxSpec,
-    events: VecDeque<Event>,
+    pub events: VecDeque<Event>,
     number: u64,
 }
 
@@ -28,6 +29,27 @@ pub fn program() -> &'static Path {
         Some(given) => given.into(),
         None => env!("CARGO_BIN_EXE_isolation-init").into(),
     })
+}
+
+/// Where there is no Python it is said aloud.
+pub fn has_python(test: &str) -> bool {
+    let found = Path::new("/usr/bin/python3").exists();
+    if !found {
+        eprintln!("SKIPPED: {test} needs /usr/bin/python3");
+    }
+    found
+}
+
+/// A program in this directory that does something (in Python, with `libc` at hand) and then becomes the setup.
+pub fn setup_after(dir: &Path, script: &str) -> PathBuf {
+    let path = dir.join("setup");
+    let init = program().display();
+    let text = format!(
+        "#!/usr/bin/python3\nimport ctypes, os, struct, sys\nlibc = ctypes.CDLL(None)\n{script}\nos.execv('{init}', sys.argv)\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path
 }
 
 pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
@@ -72,12 +94,16 @@ impl Sandbox {
     }
 
     pub fn with(change: impl FnOnce(&mut SandboxSpec)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::by(program(), tempfile::tempdir().unwrap(), change)
+    }
+
+    /// Set up by this program, in this directory.
+    pub fn by(program: &Path, dir: tempfile::TempDir, change: impl FnOnce(&mut SandboxSpec)) -> Self {
         let ids = IdMap::for_current_user(7);
         let mut spec = spec(dir.path(), ids);
         change(&mut spec);
         let run = dir.path().join("run");
-        create(program(), &run, &spec).unwrap();
+        create(program, &run, &spec).unwrap();
         let handle = find(&run).unwrap().expect("init serves");
         Self { dir, handle, spec, events: VecDeque::new(), number: 0 }
     }
@@ -101,9 +127,10 @@ impl Sandbox {
     }
 
     pub fn next_event(&mut self) -> Event {
-        if let Some(event) = self.events.pop_front() {
-            return event;
-        }
+        self.events.pop_front().unwrap_or_else(|| self.receive_event())
+    }
+
+    fn receive_event(&self) -> Event {
         match wire::receive(&self.handle.connection).unwrap().expect("init tells") {
             (Message::Event(event), _) => event,
             (Message::Reply { .. }, _) => panic!("an answer to no question"),
@@ -125,13 +152,19 @@ impl Sandbox {
         }
     }
 
+    /// How this process ended, once it has; other events are kept.
     pub fn ended(&mut self, id: &str) -> Ended {
+        let of_it = |event: &Event| match event {
+            Event::Ended { id: ended, how } if ended == id => Some(*how),
+            _ => None,
+        };
         loop {
-            if let Event::Ended { id: ended, how } = self.next_event()
-                && ended == id
-            {
+            if let Some(how) = self.events.iter().find_map(of_it) {
+                self.events.retain(|event| of_it(event).is_none());
                 return how;
             }
+            let event = self.receive_event();
+            self.events.push_back(event);
         }
     }
 
@@ -175,6 +208,26 @@ impl Sandbox {
 
     pub fn sh(&mut self, script: &str) -> (String, Ended) {
         self.run(&["/bin/sh", "-c", script])
+    }
+
+    /// Run a script of Python's as a session; what it prints. `None`, said aloud, where there is no Python.
+    pub fn python(&mut self, test: &str, script: &str) -> Option<String> {
+        if !has_python(test) {
+            return None;
+        }
+        let (output, how) = self.run(&["/usr/bin/python3", "-c", script]);
+        assert_eq!(how, Ended::Exited(0), "{output}");
+        Some(output)
+    }
+
+    /// What was refused to this process so far, in order. Init has told of all that it answered before.
+    pub fn denied(&mut self, id: &str) -> Vec<i64> {
+        self.ask(Order::Hello, &[]);
+        let of_it = |event: &Event| match event {
+            Event::Denied { id: of, call } if of == id => Some(*call),
+            _ => None,
+        };
+        self.events.iter().filter_map(of_it).collect()
     }
 
     pub fn log(&self) -> String {

@@ -1,0 +1,233 @@
+//! System calls whose arguments decide, each with what is allowed. Everything else about them is refused as if
+//! they were in `table::REFUSED`. Arguments that the kernel takes as 32 bits are compared as 32 bits.
+
+use std::collections::BTreeMap;
+
+use clawkeep_plan::NetlinkRule;
+use seccompiler::SeccompCmpArgLen::{self, Dword, Qword};
+use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq, Ne};
+use seccompiler::{BackendError, SeccompCondition, SeccompRule};
+
+use super::table::Call;
+
+/// What seccompiler makes a program of: of each call, the rules of which one must hold; none: any arguments.
+pub type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The calls of this file, by name.
+pub const BY_ARGUMENTS: &[Call] = &[
+    ("SYS_clone", libc::SYS_clone),
+    ("SYS_socket", libc::SYS_socket),
+    ("SYS_socketpair", libc::SYS_socketpair),
+    ("SYS_setsockopt", libc::SYS_setsockopt),
+    ("SYS_personality", libc::SYS_personality),
+    ("SYS_ioctl", libc::SYS_ioctl),
+    ("SYS_prctl", libc::SYS_prctl),
+    ("SYS_prlimit64", libc::SYS_prlimit64),
+    ("SYS_seccomp", libc::SYS_seccomp),
+];
+
+/// Namespace flags of clone(2); CLONE_NEWTIME has no place in clone's flags (it is part of the exit signal).
+pub const NAMESPACE_FLAGS: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// Families of sockets that programs use. Left out are raw packets, vsock, the kernel's ciphers (alg), Bluetooth and
+/// two dozen more, each a part of the kernel that nothing here needs.
+const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
+
+/// The low bits of a socket's type; the others are flags (socket(2)).
+const SOCKET_TYPE: u64 = 0xf;
+
+/// Options of SOL_SOCKET that load a program into the kernel (socket(7), the kernel's asm-generic/socket.h): packet
+/// captures need them, on sockets that are not to be had here.
+pub const PROGRAM_OPTIONS: [i32; 4] = [
+    libc::SO_ATTACH_FILTER,
+    libc::SO_ATTACH_BPF,
+    libc::SO_ATTACH_REUSEPORT_CBPF,
+    libc::SO_ATTACH_REUSEPORT_EBPF,
+];
+
+/// Of the terminal calls (type `T`) those that reach others or load kernel code: typing into the terminal of
+/// whoever looks on, pasting into a console, taking the console's output, hanging up, setting up a serial port,
+/// and changing the line discipline (which loads modules with a record of holes).
+pub const TERMINAL_REFUSED: [u64; 6] =
+    [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS, libc::TIOCVHANGUP, libc::TIOCSSERIAL, libc::TIOCSETD];
+
+/// The types of ioctl(2) numbers that are allowed whole: terminals and descriptors (`T`: isatty, FIONBIO, FIOCLEX,
+/// FIONREAD), sockets (SIOC...: interfaces are read; to change one takes a capability).
+const IOCTL_TYPES: [u64; 2] = [0x5400, 0x8900];
+
+/// Single ioctl(2) numbers on files and devices. Everything else that a file system understands by itself (volumes,
+/// encryption, defragmentation) is out of reach; devices are few, and behind Landlock.
+pub const IOCTLS: [u64; 9] = [
+    0x4004_9409, // FICLONE: cp, Node's fs.copyFile
+    0x4020_940d, // FICLONERANGE: the same of a part
+    0xc018_9436, // FIDEDUPERANGE: duperemove, container tools
+    0x8008_6601, // FS_IOC_GETFLAGS: lsattr, tar
+    0x4008_6602, // FS_IOC_SETFLAGS: chattr; what protects takes a capability
+    0x801c_581f, // FS_IOC_FSGETXATTR: lsattr -p, xfsprogs' libraries
+    0xc020_660b, // FS_IOC_FIEMAP: cp --sparse of older coreutils, filefrag
+    0x0000_0002, // FIGETBSZ: filefrag
+    0x8004_5200, // RNDGETENTCNT: libsodium
+];
+
+/// What a process may ask of prctl(2) about itself. Left out: PR_SET_MM (rewrites its own image), PR_SET_SECUREBITS,
+/// PR_SCHED_CORE (takes processors from others), MPX, and what only other architectures have.
+pub const PRCTLS: &[i32] = &[
+    // Names, signals and children: every runtime.
+    libc::PR_SET_NAME,
+    libc::PR_GET_NAME,
+    libc::PR_SET_PDEATHSIG,
+    libc::PR_GET_PDEATHSIG,
+    libc::PR_SET_CHILD_SUBREAPER,
+    libc::PR_GET_CHILD_SUBREAPER,
+    // To have and to give up rights: ssh-agent, Chromium, bubblewrap, libcap. The strict mode and filters of
+    // PR_SET_SECCOMP only restrict.
+    libc::PR_SET_DUMPABLE,
+    libc::PR_GET_DUMPABLE,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_SET_SECCOMP,
+    libc::PR_GET_SECCOMP,
+    libc::PR_SET_KEEPCAPS,
+    libc::PR_GET_KEEPCAPS,
+    libc::PR_GET_SECUREBITS,
+    libc::PR_CAPBSET_READ,
+    libc::PR_CAPBSET_DROP,
+    libc::PR_CAP_AMBIENT,
+    // Crash handlers allow their own helper to look; ptrace(2) is refused all the same.
+    libc::PR_SET_PTRACER,
+    // Timers and memory: event loops, allocators (names and huge pages), V8.
+    libc::PR_SET_TIMERSLACK,
+    libc::PR_GET_TIMERSLACK,
+    libc::PR_SET_VMA,
+    libc::PR_SET_THP_DISABLE,
+    libc::PR_GET_THP_DISABLE,
+    libc::PR_SET_MDWE,
+    libc::PR_GET_MDWE,
+    // Speculation: Chromium, the JVM (PR_GET_ and PR_SET_SPECULATION_CTRL).
+    52,
+    53,
+    // Pointer authentication, tagged addresses and vector length of aarch64: glibc, Android's allocator.
+    50,
+    51,
+    54,
+    55,
+    56,
+    60,
+    61,
+    63,
+    64,
+];
+
+fn when(conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)]) -> Result<SeccompRule, BackendError> {
+    let conditions = conditions.iter().map(|(index, length, operator, value)| {
+        SeccompCondition::new(*index, length.clone(), operator.clone(), *value)
+    });
+    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+}
+
+/// A signed argument, as the kernel's 32 bits.
+fn bits(value: i32) -> u64 {
+    value.cast_unsigned().into()
+}
+
+/// One of these values.
+fn one_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompRule>, BackendError> {
+    values.into_iter().map(|value| when(&[(index, Dword, Eq, value)])).collect()
+}
+
+/// What is allowed of each.
+pub fn allowed(netlink: NetlinkRule) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+
+    // Threads and processes, but no new namespaces.
+    rules.insert(libc::SYS_clone, vec![when(&[(0, Qword, MaskedEq(bits(NAMESPACE_FLAGS)), 0)])?]);
+
+    // Unix sockets of all types; TCP and UDP. Not raw, not SCTP, not MPTCP, no ping.
+    let mut socket = one_of(0, [bits(libc::AF_UNIX)])?;
+    for family in FAMILIES {
+        for (kind, protocol) in
+            [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)]
+        {
+            for protocol in [0, protocol] {
+                socket.push(when(&[
+                    (0, Dword, Eq, bits(family)),
+                    (1, Dword, MaskedEq(SOCKET_TYPE), bits(kind)),
+                    (2, Dword, Eq, bits(protocol)),
+                ])?);
+            }
+        }
+    }
+    // getifaddrs(3) asks here. Without a capability the kernel answers questions (RTM_GET...) and refuses changes
+    // (rtnetlink(7)); the groups that can be joined tell of an empty network namespace.
+    if netlink == NetlinkRule::RouteOnly {
+        socket.push(when(&[
+            (0, Dword, Eq, bits(libc::AF_NETLINK)),
+            (2, Dword, Eq, bits(libc::NETLINK_ROUTE)),
+        ])?);
+    }
+    rules.insert(libc::SYS_socket, socket);
+    rules.insert(libc::SYS_socketpair, one_of(0, [bits(libc::AF_UNIX)])?);
+    let mut harmless = vec![(1, Dword, Eq, bits(libc::SOL_SOCKET))];
+    harmless.extend(PROGRAM_OPTIONS.map(|option| (2, Dword, Ne, bits(option))));
+    rules.insert(
+        libc::SYS_setsockopt,
+        vec![when(&[(1, Dword, Ne, bits(libc::SOL_SOCKET))])?, when(&harmless)?],
+    );
+
+    // The default personality and the question for it; the others switch off protections.
+    rules.insert(libc::SYS_personality, one_of(0, [0, 0xffff_ffff])?);
+
+    let mut ioctl = one_of(1, IOCTLS)?;
+    for kind in IOCTL_TYPES {
+        let mut conditions = vec![(1, Dword, MaskedEq(0xff00), kind)];
+        conditions.extend(TERMINAL_REFUSED.map(|number| (1, Dword, Ne, number)));
+        ioctl.push(when(&conditions)?);
+    }
+    rules.insert(libc::SYS_ioctl, ioctl);
+
+    rules.insert(libc::SYS_prctl, one_of(0, PRCTLS.iter().map(|option| bits(*option)))?);
+
+    // Its own limits: init's are out of reach, where it has the agent's uid (glibc asks for its own with 0). That
+    // for core dumps can be read only; see `pretended`.
+    let core = u64::from(libc::RLIMIT_CORE);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![
+            when(&[(0, Dword, Eq, 0), (1, Dword, Ne, core)])?,
+            when(&[(0, Dword, Eq, 0), (1, Dword, Eq, core), (2, Qword, Eq, 0)])?,
+        ],
+    );
+
+    // A process may restrict itself further (browsers do). A listener would let one process answer the system
+    // calls of another.
+    let listener = u64::from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32);
+    let filter = (0, Dword, Eq, u64::from(libc::SECCOMP_SET_MODE_FILTER));
+    let mut seccomp = one_of(
+        0,
+        [libc::SECCOMP_SET_MODE_STRICT, libc::SECCOMP_GET_ACTION_AVAIL, libc::SECCOMP_GET_NOTIF_SIZES]
+            .map(u64::from),
+    )?;
+    seccomp.push(when(&[filter, (1, Dword, MaskedEq(listener), 0)])?);
+    rules.insert(libc::SYS_seccomp, seccomp);
+    Ok(rules)
+}
+
+/// Answered as if it had been done. The limit for core dumps is 1 and stays: with 0 the kernel would hand the dump
+/// to the host's crash handler, with everything that an agent can put into it (core(5)). Programs that keep
+/// secrets set 0 and do not go on without (gpg-agent, ssh-agent); with 1 they have what they want.
+pub fn pretended() -> Result<Rules, BackendError> {
+    let core = u64::from(libc::RLIMIT_CORE);
+    Ok(Rules::from([
+        (libc::SYS_setrlimit, one_of(0, [core])?),
+        (
+            libc::SYS_prlimit64,
+            vec![when(&[(0, Dword, Eq, 0), (1, Dword, Eq, core), (2, Qword, Ne, 0), (3, Qword, Eq, 0)])?],
+        ),
+    ]))
+}
