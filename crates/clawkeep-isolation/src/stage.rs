@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Resource, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use crate::children::Confinement;
@@ -160,6 +160,8 @@ fn namespaced(
     tell_unshared: OwnedFd,
     mapped: OwnedFd,
 ) -> Result<(), Failure> {
+    // Before the user namespace is there: it takes its own upper bounds from these limits.
+    limit_counts_of_the_user().map_err(at("limit what is counted for the user"))?;
     let all = UnshareFlags::NEWUSER
         | UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
@@ -195,6 +197,17 @@ fn namespaced(
     sys::exit_now(1)
 }
 
+/// What an agent locks in memory or queues is counted for whoever makes the user namespace as well, together with
+/// everything that is theirs (user_namespaces(7), the kernel's ucounts): half of it is left to the host. Queues of
+/// messages (mq_overview(7)) are not to be had inside.
+fn limit_counts_of_the_user() -> io::Result<()> {
+    for (resource, of_unlimited) in [(Resource::Memlock, 128 << 20), (Resource::Sigpending, 16_384)] {
+        let now = rustix::process::getrlimit(resource).current.unwrap_or(of_unlimited);
+        sys::limit(resource, now / 2)?;
+    }
+    sys::limit(Resource::Msgqueue, 0)
+}
+
 /// Counts that the kernel also charges to whoever made the user namespace, with everything it has in use in
 /// other sandboxes and on the host: an agent must not use them up. A kernel without one of them has no such
 /// shared count either (proc_sys_user(5)).
@@ -218,6 +231,8 @@ fn first_process(
     // Nobody in the sandbox may look into this process: its descriptors are the way to the host side.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(at("close itself to others"))?;
+    sys::leave_session_keyring().map_err(at("leave the session keyring"))?;
+    lock_down_root().map_err(at("lock the secure bits"))?;
     rootfs::enter(&setup.spec, sources, tmp, setup.tmp_bytes())?;
     let spec = &setup.spec;
     limit_shared_counts();
@@ -234,6 +249,14 @@ fn first_process(
     wire::send(channel, &SetupOutcome::Ready, &[]).map_err(at("tell that the sandbox is ready"))?;
     detach_stdio(channel).map_err(at("let go of the host's descriptors"))?;
     server.run()
+}
+
+/// From here on to be root or to execute a program gives no capability, for ever (capabilities(7), securebits).
+fn lock_down_root() -> io::Result<()> {
+    use rustix::thread::CapabilitiesSecureBits as Bits;
+    let bits =
+        Bits::NO_ROOT | Bits::NO_ROOT_LOCKED | Bits::NO_CAP_AMBIENT_RAISE | Bits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    rustix::thread::set_capabilities_secure_bits(bits).map_err(Into::into)
 }
 
 /// What init keeps, where it is root inside: to become the agent's user for a child, to signal that user's
