@@ -347,6 +347,9 @@ pub struct SandboxStatus {
     pub guards: Vec<GuardStatus>,
     /// What the running launch reported about itself.
     pub receipt: Option<ReceiptStatus>,
+    /// System calls that it was refused.
+    #[serde(default)]
+    pub denied: DeniedStatus,
     /// What is enforced around it, as it read it back.
     pub level: Option<EnforcedLevel>,
     /// Whether it runs in safe mode: without channels and plugins.
@@ -422,6 +425,15 @@ pub struct ReceiptStatus {
     pub caps: String,
     /// Inode of each.
     pub namespaces: BTreeMap<String, u64>,
+}
+
+/// System calls that were refused since the present launch, each once, by name.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DeniedStatus {
+    /// Refused to the agent, and to what came from it.
+    pub agent: Vec<String>,
+    /// Refused to sessions that people opened.
+    pub sessions: Vec<String>,
 }
 
 /// What a sandbox may take of the host.

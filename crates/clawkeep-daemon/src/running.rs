@@ -65,6 +65,7 @@ impl Running {
             proxy: Mutex::new(None),
             denied: Arc::default(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
+            denied_calls: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
         if let Some(note) = note {
             hooks.record("ca-replaced", &note, serde_json::Value::Null);
@@ -149,6 +150,7 @@ struct Around {
     proxy: Mutex<Option<JoinHandle<()>>>,
     denied: Arc<Denied>,
     restored: Mutex<Budget>,
+    denied_calls: Mutex<Budget>,
 }
 
 /// Some at once, then one an interval.
@@ -249,7 +251,12 @@ impl Hooks for Around {
 
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value) {
         // The agent can cause these as often as it likes.
-        if kind == "restored" && !self.restored.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let budget = match kind {
+            "restored" => Some(&self.restored),
+            "denied" => Some(&self.denied_calls),
+            _ => None,
+        };
+        if budget.is_some_and(|budget| !budget.lock().unwrap_or_else(PoisonError::into_inner).take()) {
             return;
         }
         if kind == "refused" {

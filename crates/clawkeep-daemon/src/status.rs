@@ -7,8 +7,8 @@ use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
-    AgentStatus, Failure, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus, ReceiptStatus,
-    RouteStatus, SandboxStatus,
+    AgentStatus, DeniedStatus, Failure, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus,
+    ReceiptStatus, RouteStatus, SandboxStatus,
 };
 use crate::config::Config;
 use crate::running::Running;
@@ -107,6 +107,10 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
                 caps: format!("{:#x}", level.caps.any()),
                 namespaces: level.namespaces.clone(),
             })
+        }),
+        denied: snapshot.as_ref().map_or_else(DeniedStatus::default, |snapshot| DeniedStatus {
+            agent: snapshot.denied.agent.iter().cloned().collect(),
+            sessions: snapshot.denied.sessions.iter().cloned().collect(),
         }),
         level: snapshot.as_ref().and_then(|s| Some(s.receipt.as_ref()?.isolation.level.clone())),
         safe_mode: snapshot.as_ref().is_some_and(|snapshot| snapshot.safe),

@@ -168,6 +168,34 @@ fn only_the_kernel_makes_memory_and_system_calls_certain() {
 }
 
 #[test]
+fn denied_calls_are_told_with_every_end_and_are_its_cause_where_the_last_words_name_one() {
+    let calls: Vec<String> = ["bpf", "io_uring_setup"].map(String::from).into();
+    let told = |exit, log: &str| {
+        let exit = Some(ExitHow::Exited(exit));
+        let log_tail = log.as_bytes();
+        diagnose(&Evidence { exit, log_tail, denied_syscalls: &calls, ..Evidence::default() })
+    };
+    let named = told(1, "up\nio_uring_setup(8): Operation not permitted\nbye");
+    assert_eq!((named.cause, named.confidence), (Cause::DeniedSyscall, Confidence::Likely));
+    let line = "io_uring_setup(8): Operation not permitted";
+    assert_eq!(named.evidence, ["exit status 1", "denied: bpf, io_uring_setup", line]);
+    for (exit, log) in [
+        // Another call, no refusal, long ago; and an end that is no failure.
+        (1, "keyctl: Operation not permitted".to_owned()),
+        (1, "io_uring_setup is slow".to_owned()),
+        (1, line.to_owned() + &"\nthen".repeat(20)),
+        (0, line.to_owned()),
+    ] {
+        let told = told(exit, &log);
+        assert_eq!((told.confidence, told.blame), (Confidence::Weak, Blame::Unknown), "{log}");
+        assert_eq!(told.evidence[1], "denied: bpf, io_uring_setup");
+    }
+    let many: Vec<String> = (0..9).map(|number| format!("call{number}")).collect();
+    let told = diagnose(&Evidence { denied_syscalls: &many, ..Evidence::default() });
+    assert_eq!(told.evidence, ["no end", "denied: call0, call1, call2, call3, call4, call5 and 3 more"]);
+}
+
+#[test]
 fn codes_are_stable_words_and_every_cause_has_its_text() {
     let mut codes = BTreeSet::new();
     for cause in Cause::ALL {

@@ -1,6 +1,7 @@
 //! The loop: real events go into the recovery core, its actions are carried out.
 
 mod acting;
+mod denied;
 mod evidence;
 mod probation;
 mod probing;
@@ -24,6 +25,8 @@ use crate::client::InitClient;
 use crate::probe::Found;
 use crate::sandbox::Sandbox;
 use crate::snapshot::{Gateway, Snapshot};
+
+pub use denied::DeniedCalls;
 
 /// Between two looks at something that runs and cannot be asked.
 const UNASKED: Duration = Duration::from_secs(10);
@@ -100,6 +103,7 @@ pub fn initial_snapshot(launches: u64) -> Snapshot {
         limits: None,
         gateway: None,
         receipt: None,
+        denied: DeniedCalls::default(),
         unpublished: None,
         next_attempt_at: None,
         last_incident: None,
@@ -126,6 +130,7 @@ struct Supervisor<H> {
     /// Processes of the sandbox that had been killed for lack of memory when it was launched or found.
     oom_kills: u64,
     receipt: Option<Receipt>,
+    denied: DeniedCalls,
     /// What was healthy before, and what the present launch was made with.
     probation: probation::Probation,
     /// How long the log was when the present launch was made.
@@ -207,6 +212,7 @@ impl<H: Hooks> Supervisor<H> {
             inside: 0,
             oom_kills: 0,
             receipt: None,
+            denied: DeniedCalls::default(),
             probation,
             log_from: 0,
             unloaded: None,
@@ -326,6 +332,7 @@ impl<H: Hooks> Supervisor<H> {
             limits: self.sandbox.as_ref().map(|sandbox| Arc::clone(&sandbox.limits)),
             gateway: self.gateway.clone(),
             receipt: self.receipt.clone(),
+            denied: self.denied.clone(),
             unpublished: self.unpublished.clone(),
             next_attempt_at: wait,
             last_incident: self.last_incident.clone(),

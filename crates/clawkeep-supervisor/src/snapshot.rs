@@ -4,6 +4,8 @@ use clawkeep_isolation::{Cgroup, Enforced};
 use clawkeep_plan::Receipt;
 use clawkeep_recovery::{Phase, Rung};
 
+use crate::run::DeniedCalls;
+
 /// What is known of a sandbox at a moment, for whoever looks. Times are Unix times in milliseconds.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub gateway: Option<Gateway>,
     /// What it reported about itself, once that was accepted.
     pub receipt: Option<Receipt>,
+    /// The system calls that were refused since the present launch.
+    pub denied: DeniedCalls,
     /// Published guards that were found missing or altered and could not be restored yet: file and why.
     pub unpublished: Option<String>,
     /// When the next start is due.

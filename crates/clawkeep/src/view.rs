@@ -5,7 +5,7 @@ pub mod walls;
 
 use std::path::Path;
 
-use clawkeep_daemon::api::{LimitsStatus, RouteStatus, SandboxStatus, Status};
+use clawkeep_daemon::api::{DeniedStatus, LimitsStatus, RouteStatus, SandboxStatus, Status};
 use clawkeep_isolation::Hierarchy;
 
 use crate::output::clean;
@@ -132,6 +132,17 @@ fn size(bytes: u64) -> String {
     if gib >= 1.0 { format!("{gib:.1} GiB") } else { format!("{:.0} MiB", gib * 1024.0) }
 }
 
+/// `io_uring_setup, ptrace (2 kinds); in sessions: mount (1 kind)`.
+fn denied(told: &DeniedStatus) -> Option<String> {
+    let kinds = |calls: &[String]| {
+        let s = if calls.len() == 1 { "" } else { "s" };
+        (!calls.is_empty()).then(|| format!("{} ({} kind{s})", calls.join(", "), calls.len()))
+    };
+    let in_sessions = kinds(&told.sessions).map(|calls| format!("in sessions: {calls}"));
+    let parts: Vec<String> = kinds(&told.agent).into_iter().chain(in_sessions).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
 fn trouble(status: &SandboxStatus) -> String {
     let mut text = String::new();
     if let Some(held) = &status.held {
@@ -178,6 +189,9 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     if let Some(level) = &status.level {
         let hierarchy = status.limits.as_ref().map(|told| told.enforced.hierarchy);
         text += &line("walls", &walls::brief(level, hierarchy.unwrap_or(Hierarchy::None)));
+    }
+    if let Some(told) = denied(&status.denied) {
+        text += &line("denied", &told);
     }
     if let Some(told) = &status.limits {
         text += &line("limits", &limits(told));
@@ -237,6 +251,10 @@ pub mod tests {
                 caps: "0".into(),
                 namespaces: [("net".into(), 4026532000)].into(),
             }),
+            denied: DeniedStatus {
+                agent: vec!["io_uring_setup".into(), "ptrace".into()],
+                sessions: vec!["mount".into()],
+            },
             safe_mode: false,
             rung: "respawn".into(),
             level: Some(walls::tests::level()),
@@ -269,6 +287,7 @@ pub mod tests {
         status.gateway = None;
         status.receipt = None;
         status.level = None;
+        status.denied = DeniedStatus::default();
         status.guards[1].state = "altered".into();
         if let Some(limits) = &mut status.limits {
             limits.enforced.memory_bytes = None;
@@ -295,6 +314,7 @@ pub mod tests {
           guards     2 of 2 verified
           receipt    6f328609 for plan 64879f7d
           walls      Landlock ABI 7 · seccomp 2 filters, b10f708e… · 7 namespaces · no capabilities · no new privileges · user 998, 1900000998 on the host · 32 mounts · cgroup v2
+          denied     io_uring_setup, ptrace (2 kinds); in sessions: mount (1 kind)
           limits     memory 4.0 GiB, 4096 processes, 1.5 processors, files 64.0 GiB; memory used 300 MiB, 2 killed for memory
           model      built-in canary
           page       http://127.0.0.1:18789/#token=t

@@ -40,7 +40,7 @@ pub enum Cause {
     PortTaken,
     /// It gave up because the proxy refused a host.
     DeniedHost,
-    /// The seccomp filter ended it.
+    /// It ended over a system call that the sandbox forbids.
     DeniedSyscall,
     /// Its program could not be executed.
     ExecFailed,
@@ -245,7 +245,7 @@ impl Cause {
             ),
             Self::DeniedSyscall => (
                 "denied-syscall",
-                "The agent made a system call that the sandbox forbids, and was ended for it.",
+                "The agent made a system call that the sandbox forbids, and ended over it.",
                 Agent,
                 "The agent's last healthy version is put back.",
                 LOGS,

@@ -76,6 +76,9 @@ pub const MAX_EVIDENCE: usize = 12;
 /// The most of each, in bytes; three more where something was cut off.
 const EVIDENCE_LINE: usize = 300;
 
+/// Of denied system calls so many are named.
+const DENIED_CALLS: usize = 6;
+
 /// Less than this counts as a full disk, in bytes: what is written at once need not be one block.
 const DISK_FULL: u64 = 16 << 20;
 
@@ -99,6 +102,11 @@ pub fn diagnose(evidence: &Evidence<'_>) -> Diagnosis {
         let confidence = if failed { Confidence::Likely } else { Confidence::Weak };
         let host = format!("the proxy refused {}", lines::plain(&host, 100));
         found.push(Candidate { cause: Cause::DeniedHost, confidence, lines: vec![line, host] });
+    }
+    if let Some(line) = signs::denied_call(&lines, evidence.denied_syscalls) {
+        let failed = matches!(evidence.exit, Some(ExitHow::Exited(code)) if code != 0);
+        let confidence = if failed { Confidence::Likely } else { Confidence::Weak };
+        found.push(Candidate { cause: Cause::DeniedSyscall, confidence, lines: vec![line] });
     }
     for candidate in found.iter_mut().filter(|candidate| candidate.cause == Cause::OutOfDisk) {
         candidate.look_at_disk(evidence.disk_free);
@@ -171,15 +179,8 @@ fn from_facts(evidence: &Evidence<'_>) -> Vec<Candidate> {
         }
         Some(ExitHow::Exited(_)) => {}
     }
-    if fails && denied {
-        add(Cause::DeniedSyscall, Weak);
-    }
     if fails && evidence.disk_free.is_some_and(|free| free < DISK_FULL) {
         add(Cause::OutOfDisk, Weak);
-    }
-    for candidate in found.iter_mut().filter(|candidate| candidate.cause == Cause::DeniedSyscall) {
-        let calls = evidence.denied_syscalls.iter().take(4);
-        candidate.lines.extend(calls.map(|call| format!("denied: {}", lines::plain(call, 100))));
     }
     found
 }
@@ -198,6 +199,15 @@ fn told(
     }];
     if evidence.oom_kills > 0 {
         said.push(format!("{} killed for memory", evidence.oom_kills));
+    }
+    if !evidence.denied_syscalls.is_empty() {
+        let calls = evidence.denied_syscalls.iter().take(DENIED_CALLS).map(|call| lines::plain(call, 40));
+        let calls = calls.collect::<Vec<_>>().join(", ");
+        let more = match evidence.denied_syscalls.len().saturating_sub(DENIED_CALLS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        said.push(format!("denied: {calls}{more}"));
     }
     said.extend(lines);
     said.truncate(MAX_EVIDENCE);

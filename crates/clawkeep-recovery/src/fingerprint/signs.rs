@@ -194,3 +194,16 @@ pub(super) fn denied_host(lines: &[String], hosts: &[String]) -> Option<(String,
         Some((clip(line, super::EVIDENCE_LINE), (*host).clone()))
     })
 }
+
+/// How far from the end of a log a program tells of the call that it gives up over.
+const LAST_WORDS: usize = 20;
+
+/// The last line that tells of one of these system calls that it was not permitted.
+pub(super) fn denied_call(lines: &[String], calls: &[String]) -> Option<String> {
+    let refused = |line: &str| line.contains("EPERM") || line.contains("peration not permitted");
+    let line = lines.iter().rev().take(LAST_WORDS).find(|line| {
+        let mut words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        refused(line) && words.any(|word| calls.iter().any(|call| call == word))
+    })?;
+    Some(clip(line, super::EVIDENCE_LINE))
+}

@@ -6,7 +6,7 @@ use clawkeep_recovery::{Blame, Event};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Hooks, Supervisor, launch_id, launch_number, unix_ms};
+use super::{DeniedCalls, Hooks, Supervisor, launch_id, launch_number, unix_ms};
 use crate::blueprint::SafeMode;
 use crate::sandbox::{self, Sandbox, adopt};
 use crate::snapshot::Gateway;
@@ -127,6 +127,7 @@ impl<H: Hooks> Supervisor<H> {
         self.gateway = Some(Gateway { launch, pid, started_at, ready_at: None, adopted: false });
         self.oom_kills = self.oom_kills_now();
         self.receipt = None;
+        self.denied = DeniedCalls::default();
         self.terminated = false;
         self.unloaded = None;
         self.serves_unguarded = None;
@@ -204,6 +205,7 @@ impl<H: Hooks> Supervisor<H> {
         match running {
             Some(child) => {
                 self.adopt_gateway(&child, number);
+                self.note_denied_before(&children);
                 self.feed(adopted(true, false));
                 self.look_at_receipt(number, &child.receipt);
                 // What was done to /tmp while nobody looked, no watch will tell.

@@ -52,7 +52,7 @@ impl<H: Hooks> Supervisor<H> {
             // Of whatever process of the sandbox; of which one, the way in which it ended tells.
             oom_kills: self.oom_kills_now().saturating_sub(self.oom_kills),
             log_tail: &self.log_tail(),
-            denied_syscalls: &[],
+            denied_syscalls: &self.denied.agent.iter().cloned().collect::<Vec<_>>(),
             denied_hosts: &self.hooks.denied_hosts(Duration::from_millis(self.age())),
             ready_before: gateway.is_some_and(|gateway| gateway.adopted || gateway.ready_at.is_some()),
             ran_ms: gateway.map_or(0, |_| self.age()),

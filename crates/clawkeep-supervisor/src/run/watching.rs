@@ -90,6 +90,7 @@ impl<H: Hooks> Supervisor<H> {
                     self.look_at_receipt(launch, &text);
                 }
             }
+            Happened::Init(InitEvent::Denied { id, call }) => self.denied(&id, call),
             Happened::SandboxGone => self.lost_connection().await,
             Happened::Probed(launch, found) => self.found(launch, found).await,
             Happened::Tampered(names) => self.restore(&names).await,
@@ -131,6 +132,9 @@ impl<H: Hooks> Supervisor<H> {
         if !ended && let Ok(Some((again, children))) = adopt(&self.blueprint).await {
             self.hooks.record("reconnected", "the sandbox is there and had cut us off", json!({}));
             self.came_up(again);
+            for child in &children {
+                child.denied.iter().for_each(|call| self.denied(&child.id, *call));
+            }
             let current = self.gateway.as_ref().map(|gateway| launch_id(gateway.launch));
             if let Some(child) = children.into_iter().find(|child| Some(&child.id) == current.as_ref()) {
                 match (child.ended, launch_number(&child.id)) {

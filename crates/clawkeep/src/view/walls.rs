@@ -8,15 +8,17 @@ pub fn brief(level: &EnforcedLevel, limits: Hierarchy) -> String {
     let EnforcedLevel { landlock, seccomp, ids, .. } = level;
     let uid = ids.uid[1];
     let outside = outside(&ids.uid_map, uid).map_or_else(String::new, |id| format!(", {id} on the host"));
+    let s = if seccomp.filters == 1 { "" } else { "s" };
     let mut words = vec![
         format!("Landlock ABI {}", landlock.abi),
-        format!("seccomp {} filters, {}\u{2026}", seccomp.filters, seccomp.digest.short()),
+        format!("seccomp {} filter{s}, {}\u{2026}", seccomp.filters, seccomp.digest.short()),
         format!("{} namespaces", level.namespaces.len()),
         match level.caps.any() {
             0 => "no capabilities".to_owned(),
             left => format!("capabilities {left:#x}"),
         },
     ];
+    words.extend((!seccomp.recorded).then(|| "refused system calls NOT RECORDED".to_owned()));
     words.extend(level.no_new_privs.then(|| "no new privileges".to_owned()));
     words.push(format!("user {uid}{outside}"));
     if !ids.groups.is_empty() {
@@ -54,24 +56,25 @@ pub mod tests {
                 handled: Handled { fs: 0xffff, net: 0, scopes: 1 },
                 tried: true,
             },
-            seccomp: SeccompLevel { mode: 2, filters: 2, digest: Digest::of(b"seccomp") },
+            seccomp: SeccompLevel { mode: 2, filters: 2, digest: Digest::of(b"seccomp"), recorded: true },
             no_new_privs: true,
             caps: Capabilities { inheritable: 0, permitted: 0, effective: 0, bounding: 0, ambient: 0 },
             ids: Ids { uid: [998; 4], gid: [998; 4], groups: vec![], uid_map: map.clone(), gid_map: map },
             namespaces: NAMESPACES.map(|kind| (kind.to_owned(), 4_026_532_000)).into(),
             mounts: MountsLevel { count: 32, digest: Digest::of(b"mounts") },
             dumpable: false,
-            core_bytes: Some(0),
+            core_bytes: Some(1),
             descriptors: vec![0, 1, 2, 3],
         }
     }
 
     #[test]
-    fn an_ordinary_users_groups_are_told() {
+    fn an_ordinary_users_groups_and_what_is_not_recorded_are_told() {
         let mut level = level();
         level.ids.uid_map = vec![IdRange { inside: 998, outside: 1000, count: 1 }];
         level.ids.groups = vec![27, 65_534];
-        insta::assert_snapshot!(brief(&level, Hierarchy::None), @"Landlock ABI 7 · seccomp 2 filters, b10f708e… · 7 namespaces · no capabilities · no new privileges · user 998, 1000 on the host · 2 groups of yours, which only root can drop · 32 mounts · no cgroup");
+        level.seccomp = SeccompLevel { filters: 1, recorded: false, ..level.seccomp };
+        insta::assert_snapshot!(brief(&level, Hierarchy::None), @"Landlock ABI 7 · seccomp 1 filter, b10f708e… · 7 namespaces · no capabilities · refused system calls NOT RECORDED · no new privileges · user 998, 1000 on the host · 2 groups of yours, which only root can drop · 32 mounts · no cgroup");
     }
 
     #[test]
