@@ -7,8 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Output, Stdio};
 
 use clawkeep_daemon::Client;
-use clawkeep_daemon::api::{AgentChoice, Request};
-use clawkeep_isolation::Limits;
+use clawkeep_daemon::api::Request;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{CONFIG, Installation, LONG, kill9};
@@ -269,19 +268,7 @@ fn a_dead_daemons_story_can_be_read_and_a_forged_one_does_not_add_up() {
 fn an_agent_that_ends_over_a_refused_host_is_told_by_that_host() {
     let installation = Installation::new();
     let script = "curl -s https://plugins.example.com/index.json || echo 'TypeError: fetch failed: plugins.example.com'; exit 1";
-    let Request::Create(mut create) = installation.fake("box", &[], false, Limits::default()) else {
-        panic!("another request")
-    };
-    create.agent = AgentChoice::Command {
-        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-        health_url: None,
-        config: None,
-        safe_mode: false,
-        node_guards: false,
-        bundle: None,
-        env: Default::default(),
-    };
-    installation.ask(&Request::Create(create)).unwrap();
+    installation.make_script("box", script);
     let told = wait_until(LONG, "an end over the host", || {
         let events = installation.events("box").into_iter();
         let mut causes = events.filter(|event| event.entry.kind == "diagnosis");
@@ -290,4 +277,50 @@ fn an_agent_that_ends_over_a_refused_host_is_told_by_that_host() {
     assert_eq!(told["confidence"], "likely", "{told:#}");
     let evidence = told["evidence"].as_array().unwrap();
     assert!(evidence.contains(&"the proxy refused plugins.example.com".into()), "{told:#}");
+}
+
+#[test]
+fn refused_system_calls_are_told_by_status_and_why_and_outlive_the_daemon() {
+    let installation = Installation::new();
+    let script = "unshare -n true; unshare -m true; /usr/sbin/chroot /tmp true; until [ -e end ]; do sleep 0.1; done; \
+                  echo 'chroot: Operation not permitted'; exit 1";
+    installation.make_script("box", script);
+    let denied = || installation.status("box").denied;
+    wait_until(LONG, "both to be told", || (denied().agent == ["chroot", "unshare"]).then_some(()));
+    assert_eq!(denied().sessions, Vec::<String>::new());
+    let (output, code) = installation.exec("box", "unshare -n true");
+    assert!(code != 0 && output.contains("Operation not permitted"), "{output}");
+    wait_until(LONG, "the session to be told", || (denied().sessions == ["unshare"]).then_some(()));
+    let status = text(&installation.clawkeep(&["box", "status"]));
+    assert!(
+        status.contains("\n  denied     chroot, unshare (2 kinds); in sessions: unshare (1 kind)\n"),
+        "{status}"
+    );
+    let told = || {
+        let events = installation.events("box").into_iter().filter(|event| event.entry.kind == "denied");
+        let mut told: Vec<String> = events.map(|event| event.entry.cause).collect();
+        told.sort();
+        told
+    };
+    let wanted = [
+        "a session was refused the system call unshare",
+        "the agent was refused the system call chroot",
+        "the agent was refused the system call unshare",
+    ];
+    assert_eq!(told(), wanted);
+
+    // Init knows it, and tells the next daemon.
+    kill9(installation.daemon().daemon.pid.cast_signed());
+    wait_until(LONG, "the next daemon to know", || (denied().agent == ["chroot", "unshare"]).then_some(()));
+    assert_eq!(told(), wanted, "each is written down once");
+
+    std::fs::write(installation.files("box").join("end"), "").unwrap();
+    let told = wait_until(LONG, "its end", || {
+        let story = json(&installation.clawkeep(&["box", "why", "--json"]));
+        story["incidents"][0]["cause"]["evidence"].as_array().cloned()
+    });
+    assert_eq!(told, ["exit status 1", "denied: chroot, unshare", "chroot: Operation not permitted"]);
+    let why = text(&installation.clawkeep(&["box", "why"]));
+    assert!(why.contains("and ended over it. [denied-syscall, likely]"), "{why}");
+    assert!(why.contains("denied: chroot, unshare | "), "{why}");
 }

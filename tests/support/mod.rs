@@ -169,6 +169,23 @@ impl Installation {
         self.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();
     }
 
+    /// A sandbox whose agent is a shell script, which is not asked how it is.
+    pub fn make_script(&self, sandbox: &str, script: &str) {
+        let Request::Create(mut create) = self.fake(sandbox, &[], false, Limits::default()) else {
+            panic!("another request")
+        };
+        create.agent = AgentChoice::Command {
+            argv: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+            health_url: None,
+            config: None,
+            safe_mode: false,
+            node_guards: false,
+            bundle: None,
+            env: Default::default(),
+        };
+        self.ask(&Request::Create(create)).unwrap();
+    }
+
     /// The request for it.
     pub fn fake(&self, sandbox: &str, args: &[&str], safe_mode: bool, limits: Limits) -> Request {
         let argv = ["/opt/clawkeep/agent/fake-gateway"].iter().chain(args).map(|a| (*a).to_owned()).collect();
