@@ -70,6 +70,12 @@ fn hides(point: &str) -> bool {
     point.starts_with("/proc/") && point != "/proc/sys/fs/binfmt_misc"
 }
 
+/// Whether this is another host name's namespace than the kernel's first one (PROC_UTS_INIT_INO of its sources,
+/// include/linux/proc_ns.h).
+fn own_host_name() -> bool {
+    std::fs::read_link("/proc/self/ns/uts").is_ok_and(|link| link.as_os_str() != "uts:[4026531838]")
+}
+
 /// What container this is, by the marks that container managers leave (systemd-detect-virt(1)).
 fn container() -> Option<String> {
     let file = |path: &str, name: &str| Path::new(path).exists().then(|| name.to_owned());
@@ -80,7 +86,8 @@ fn container() -> Option<String> {
     };
     std::env::var_os("KUBERNETES_SERVICE_HOST")
         .map(|_| "kubernetes".to_owned())
-        .or_else(|| file("/.dockerenv", "docker"))
+        // The mark is in images as well, from which virtual machines are made: those have no name of their own.
+        .or_else(|| file("/.dockerenv", "docker").filter(|_| own_host_name()))
         .or_else(|| file("/run/.containerenv", "podman"))
         .or_else(|| text("/run/systemd/container"))
         .or_else(variable)

@@ -45,21 +45,26 @@ fn root() -> Facts {
     Facts { uid: 0, capabilities: 0x1ff_ffff_ffff, ..good() }
 }
 
-impl With for Facts {}
-
 /// Changes of facts, one after the other.
-trait With: Into<Facts> {
-    fn failing(self, pieces: &[Piece], errno: Errno) -> Facts {
-        let mut facts = self.into();
-        let trials = facts.trials.as_mut().unwrap();
-        trials.extend(pieces.iter().map(|piece| (*piece, errno.raw_os_error())));
-        facts
+trait With {
+    fn failing(self, pieces: &[Piece], errno: Errno) -> Self;
+    fn with(self, change: impl FnOnce(&mut Facts)) -> Self;
+    fn at_most(self, kind: &str, most: u64) -> Self;
+}
+
+impl With for Facts {
+    fn failing(self, pieces: &[Piece], errno: Errno) -> Self {
+        let failed = pieces.iter().map(|piece| (*piece, errno.raw_os_error()));
+        self.with(|facts| facts.trials.as_mut().unwrap().extend(failed))
     }
 
-    fn with(self, change: impl FnOnce(&mut Facts)) -> Facts {
-        let mut facts = self.into();
-        change(&mut facts);
-        facts
+    fn with(mut self, change: impl FnOnce(&mut Facts)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn at_most(self, kind: &str, most: u64) -> Self {
+        self.with(|facts| facts.max_namespaces.extend([(kind.to_owned(), most)]))
     }
 }
 
@@ -93,15 +98,12 @@ fn hosts() -> Vec<(&'static str, Facts)> {
                 f.apparmor_label = Some("snap.code (enforce)".into());
             }),
         ),
-        (
-            "user namespaces switched off",
-            nothing(Errno::NOSPC).with(|f| drop(f.max_namespaces.insert("user".into(), 0))),
-        ),
+        ("user namespaces switched off", nothing(Errno::NOSPC).at_most("user", 0)),
         ("switched off around this one", nothing(Errno::NOSPC)),
         ("Debian's old switch", nothing(Errno::PERM).with(|f| f.unprivileged_clone = Some(0))),
         (
             "a kernel without user namespaces",
-            nothing(Errno::INVAL).with(|f| drop(f.max_namespaces.remove("user"))),
+            nothing(Errno::INVAL).with(|f| f.max_namespaces.retain(|kind, _| kind != "user")),
         ),
         ("a chroot", nothing(Errno::PERM).with(|f| f.chroot = true)),
         (
@@ -111,12 +113,7 @@ fn hosts() -> Vec<(&'static str, Facts)> {
         ("a user in docker", docker(nothing(Errno::PERM))),
         ("some other module", nothing(Errno::PERM)),
         ("32 deep", nothing(Errno::USERS)),
-        (
-            "network namespaces switched off",
-            good()
-                .failing(&[Piece::Net], Errno::NOSPC)
-                .with(|f| drop(f.max_namespaces.insert("net".into(), 0))),
-        ),
+        ("network namespaces switched off", good().failing(&[Piece::Net], Errno::NOSPC).at_most("net", 0)),
         ("a kernel without IPC namespaces", good().failing(&[Piece::Ipc], Errno::INVAL)),
         (
             "a masked /proc in docker",
@@ -198,7 +195,7 @@ fn a_good_host_is_all_right_for_a_user_and_for_root() {
     kernel: Linux 6.18.44-generic
     landlock: ABI 7
     seccomp: filters, with user notification
-    user-namespaces: can be made
+    userns: can be made
     namespaces: mnt, pid, net, ipc, uts, cgroup: each was made
     mounts: a tmpfs and a /proc of its own can be mounted
     limits: cgroup v2: memory, pids, cpu

@@ -121,8 +121,15 @@ mod tests {
             assert_eq!(check.state, State::Fail);
             format!("{}\n> {}", check.found, check.fix.unwrap())
         };
-        insta::assert_snapshot!(told(&facts), @"");
+        insta::assert_snapshot!(told(&facts), @r"
+        the sandbox could not be set up: create namespaces: No space left
+        because of userns: switched off: user.max_user_namespaces is 0
+        > echo user.max_user_namespaces=15000 | sudo tee -a /etc/sysctl.d/60-clawkeep.conf && sudo sysctl -p /etc/sysctl.d/60-clawkeep.conf
+        ");
         facts.trials.as_mut().unwrap().insert(Piece::User, 0);
-        insta::assert_snapshot!(told(&facts), @"");
+        insta::assert_snapshot!(told(&facts), @r"
+        the sandbox could not be set up: create namespaces: No space left
+        > dmesg | tail -n 20
+        ");
     }
 }

@@ -139,7 +139,14 @@ mod tests {
             judged(|disk| disk.f_flag = StatVfsMountFlags::NOEXEC),
             judged(|disk| disk.f_flag = StatVfsMountFlags::RDONLY),
         ];
-        insta::assert_snapshot!(all.concat(), @"");
+        insta::assert_snapshot!(all.concat(), @r"
+        Ok /h: 41.0 GB free
+        Warn /h: 0.0 GB free, OpenClaw needs 1.4 GB while it is installed
+        Warn /h: 10 more files can be made, OpenClaw has about 60,000
+        Ok /h: 41.0 GB free
+        Warn /h is on a file system from which nothing can be executed (noexec): OpenClaw's Node.js would not start
+        Fail /h is on a read-only file system
+        ");
         assert_eq!(on(Path::new("/h"), Path::new("/no/such/place"), &disk()).state, State::Fail);
     }
 

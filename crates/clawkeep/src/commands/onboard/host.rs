@@ -68,6 +68,9 @@ mod tests {
         facts.cgroups.hierarchy = Hierarchy::None;
         assert!(judge(&facts).unwrap().ends_with(", no cgroup limits"));
         facts.seccomp.mode = None;
-        insta::assert_snapshot!(judge(&facts).unwrap_err().render(), @"");
+        insta::assert_snapshot!(judge(&facts).unwrap_err().render(), @r"
+        error[host-unfit]: no sandbox can be made here: seccomp: this kernel was built without it (CONFIG_SECCOMP_FILTER)
+          next: boot a kernel of your distribution, which has it
+        ");
     }
 }

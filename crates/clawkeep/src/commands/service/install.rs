@@ -65,7 +65,7 @@ impl Service<'_> {
         self.systemctl(&[if changed { "restart" } else { "start" }, UNIT])?;
         let shown = self.show()?;
         let no_linger = self.scope == Scope::User && !systemctl::lingers();
-        let linger = no_linger.then(|| systemctl::linger());
+        let linger = no_linger.then(systemctl::linger);
         if self.json {
             output::print_json(&json!({
                 "schema": 1, "scope": self.scope.word(), "unit": self.path, "changed": changed,
