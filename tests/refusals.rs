@@ -136,6 +136,93 @@ fn a_taken_port_and_a_taken_name_are_told_apart() {
     );
 }
 
+/// How many user namespaces may be made in the one that this test is in.
+fn allow_user_namespaces(most: u32) {
+    std::fs::write("/proc/sys/user/max_user_namespaces", most.to_string()).unwrap();
+}
+
+#[test]
+fn where_user_namespaces_are_refused_the_cause_and_the_command_are_named_and_nothing_is_left() {
+    let test = "where_user_namespaces_are_refused_the_cause_and_the_command_are_named_and_nothing_is_left";
+    if Reexec::of(test).user_namespace().run() != Outcome::Inside {
+        return;
+    }
+    let installation = Installation::new();
+    allow_user_namespaces(0);
+    let output =
+        onboard(&installation).args(["--agent", "command", "--", "/bin/sleep", "1000"]).output().unwrap();
+    assert_refused(&installation, &output, "host-unfit");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("userns: switched off: user.max_user_namespaces is 0"), "{said}");
+    assert!(said.contains("echo user.max_user_namespaces=15000 | sudo tee -a /etc/sysctl.d/"), "{said}");
+    assert!(!installation.home.socket().exists(), "it started a daemon");
+
+    let output = installation.clawkeep(&["doctor"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("\u{2716} userns        switched off: user.max_user_namespaces is 0"), "{told}");
+    assert!(told.contains("could not be set up: create namespaces: No space left on device"), "{told}");
+    let output = installation.clawkeep(&["doctor", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &told["able"], &told["level"]),
+        (Some(1), &false.into(), &serde_json::Value::Null)
+    );
+}
+
+/// What could be made once and cannot be made again is not made weaker: it waits, and says for what.
+#[test]
+fn a_sandbox_that_cannot_be_made_again_says_why_and_is_made_again_when_it_can() {
+    let test = "a_sandbox_that_cannot_be_made_again_says_why_and_is_made_again_when_it_can";
+    if Reexec::of(test).user_namespace().run() != Outcome::Inside {
+        return;
+    }
+    let installation = Installation::new();
+    let before = installation.create_fake("box", &[]);
+    allow_user_namespaces(0);
+    let gateway = before.gateway.as_ref().unwrap().pid;
+    kill9(testkit::processes::process(gateway).unwrap().parent);
+    let waiting = wait_until(LONG, "the cause to be told", || {
+        let status = installation.status("box");
+        let told = status.last_incident.as_ref().is_some_and(|last| last.what.contains("create namespaces"));
+        told.then_some(status)
+    });
+    let what = waiting.last_incident.unwrap().what;
+    for named in [
+        "because of userns: switched off: user.max_user_namespaces is 0",
+        "echo user.max_user_namespaces=15000 | sudo tee",
+    ] {
+        assert!(what.contains(named), "{what}");
+    }
+    assert!(waiting.gateway.is_none() && waiting.phase != "ready", "{}", waiting.phase);
+    allow_user_namespaces(1000);
+    let after = installation.ready_after("box", 1);
+    assert_eq!(after.level.unwrap().namespaces.len(), 7);
+}
+
+#[test]
+fn doctor_proves_that_a_sandbox_can_be_made_and_leaves_nothing() {
+    let leftovers = Leftovers::before();
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    let doctor = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("doctor").args(args).env("CLAWKEEP_HOME", &state).output().unwrap()
+    };
+    let output = doctor(&[]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("sandbox       made, /bin/true run behind every wall in"), "{told}");
+    assert!(told.contains("walls         Landlock ABI"), "{told}");
+    let told: serde_json::Value = serde_json::from_slice(&doctor(&["--json"]).stdout).unwrap();
+    assert_eq!(
+        (&told["schema"], &told["able"], &told["level"]["no_new_privs"]),
+        (&1.into(), &true.into(), &true.into())
+    );
+    assert!(!state.exists(), "looking makes nothing");
+    leftovers.assert_none_new(LONG);
+}
+
 /// The same life without any privilege: one user, one mapped id, everything else alike.
 #[test]
 fn an_ordinary_user_gets_the_same_sandbox_and_the_same_healing() {

@@ -51,6 +51,17 @@ pub enum CreateError {
     },
 }
 
+impl CreateError {
+    /// What was tried.
+    pub fn step(&self) -> &str {
+        match self {
+            Self::Setup { step, .. } => step,
+            Self::Limit(_) => "set the limits",
+            Self::Host { step, .. } => step,
+        }
+    }
+}
+
 fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
     move |source| CreateError::Host { step, source }
 }

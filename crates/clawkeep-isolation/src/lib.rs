@@ -30,6 +30,7 @@ mod stage;
 #[allow(unsafe_code)]
 mod sys;
 mod system;
+mod trial;
 pub mod wire;
 
 pub use cgroup::{Cgroup, Enforced, Hierarchy, Host, Limits, LimitsError, Usage};
@@ -37,8 +38,11 @@ pub use create::{
     CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
 pub use expect::expected;
+pub use mountinfo::points;
+pub use procself::{Status, id_map};
 pub use seccomp::{Programs, SeccompError, refused_call};
-pub use spec::{AGENT_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
+pub use spec::{AGENT_ID, FIRST_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
 pub use stage::sandbox_init_main;
-pub use sys::landlock_abi;
+pub use sys::{landlock, landlock_abi};
 pub use system::{System, etc_files, read_only};
+pub use trial::{Piece, TRIAL_COMMAND, Trials, sandbox_trial_main, trials};

@@ -47,6 +47,11 @@ pub fn table(text: &str) -> impl Iterator<Item = Result<Mounted, &str>> {
     text.lines().map(|line| Mounted::parse(line).ok_or(line))
 }
 
+/// The places of all of them, from a text of that form; lines that cannot be read are left out.
+pub fn points(mountinfo: &str) -> Vec<String> {
+    table(mountinfo).filter_map(|mount| Some(mount.ok()?.point)).collect()
+}
+
 /// Blanks and the like are written as `\040`.
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());

@@ -15,23 +15,35 @@ impl Status<'_> {
         value.map(str::trim).ok_or_else(|| unreadable(name))
     }
 
-    /// The decimal number there.
+    /// The decimal number behind this name.
+    ///
+    /// # Errors
+    /// When it is not there, or no number.
     pub fn number(&self, name: &str) -> io::Result<u32> {
         self.text(name)?.parse().map_err(|_| unreadable(name))
     }
 
     /// The decimal numbers there, of which there may be none.
+    ///
+    /// # Errors
+    /// When it is not there, or something else stands there.
     pub fn numbers(&self, name: &str) -> io::Result<Vec<u32>> {
         let numbers = self.text(name)?.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
         numbers.map_err(|_| unreadable(name))
     }
 
     /// The four ids of `Uid` and `Gid`: real, effective, saved, file system.
+    ///
+    /// # Errors
+    /// When they are not there.
     pub fn ids(&self, name: &str) -> io::Result<[u32; 4]> {
         self.numbers(name)?.try_into().map_err(|_| unreadable(name))
     }
 
     /// The capability sets.
+    ///
+    /// # Errors
+    /// When one is not there.
     pub fn capabilities(&self) -> io::Result<Capabilities> {
         let set = |name| u64::from_str_radix(self.text(name)?, 16).map_err(|_| unreadable(name));
         Ok(Capabilities {
@@ -44,7 +56,10 @@ impl Status<'_> {
     }
 }
 
-/// The lines of `uid_map` or `gid_map`; all of them or an error.
+/// The lines of `uid_map` or `gid_map`.
+///
+/// # Errors
+/// When one of them is no such line.
 pub fn id_map(text: &str) -> io::Result<Vec<IdRange>> {
     let line = |line: &str| {
         let numbers: Vec<u32> =

@@ -11,6 +11,9 @@ pub const AGENT_ID: u32 = 998;
 /// How many ids a sandbox's user namespace maps where there is a root to map them.
 pub const ID_RANGE: u32 = 65_536;
 
+/// The first id on the host that a sandbox of root has.
+pub const FIRST_ID: u32 = 1_900_000_000;
+
 /// Everything that a sandbox is made of, before any process of the agent runs in it. Plain data, made by the
 /// host side; the setup does what it says and decides nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,12 +69,16 @@ impl IdMap {
     pub fn for_current_user(slot: u32) -> Self {
         let uid = rustix::process::geteuid();
         if uid.is_root() {
-            // Far above what distributions hand out (login.defs(5), systemd-nspawn's range ends at
-            // 1,879,048,191), one range a sandbox, so that two sandboxes never share an id.
-            Self::Range { base: 1_900_000_000 + slot * ID_RANGE }
+            Self::range(slot)
         } else {
             Self::Single { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
         }
+    }
+
+    /// The range of root's sandbox in this slot: far above what distributions hand out (login.defs(5),
+    /// systemd-nspawn's range ends at 1,879,048,191), and one for each, so that two sandboxes never share an id.
+    fn range(slot: u32) -> Self {
+        Self::Range { base: FIRST_ID + slot * ID_RANGE }
     }
 
     /// Uid and gid on the host of the sandbox's root, which owns what we publish; the agent itself where

@@ -128,7 +128,7 @@ fn parent(channel: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// One byte, or the end.
-fn wait_byte(pipe: &OwnedFd) -> bool {
+pub fn wait_byte(pipe: &OwnedFd) -> bool {
     loop {
         match rustix::io::read(pipe, &mut [0_u8; 1]) {
             Err(rustix::io::Errno::INTR) => {}
@@ -137,7 +137,8 @@ fn wait_byte(pipe: &OwnedFd) -> bool {
     }
 }
 
-fn map_ids(ids: IdMap, child: Pid) -> Result<(), Failure> {
+/// Write the maps of a child that made a user namespace.
+pub fn map_ids(ids: IdMap, child: Pid) -> Result<(), Failure> {
     let (uids, gids) = ids.lines();
     let write = |file: &str, text: &str| {
         std::fs::write(format!("/proc/{}/{file}", child.as_raw_nonzero()), text)

@@ -130,8 +130,11 @@ pub fn loopback_up() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The highest Landlock ABI of the running kernel, 0 where there is none (landlock(7)).
-pub fn landlock_abi() -> u32 {
+/// The highest Landlock ABI of the running kernel (landlock_create_ruleset(2)).
+///
+/// # Errors
+/// ENOSYS: the kernel has none; EOPNOTSUPP: it was switched off at boot.
+pub fn landlock() -> io::Result<u32> {
     const CREATE_RULESET_VERSION: libc::c_uint = 1;
     // SAFETY: with this flag the kernel takes no attributes: a null pointer and size 0 are what it wants.
     let version = unsafe {
@@ -142,7 +145,12 @@ pub fn landlock_abi() -> u32 {
             CREATE_RULESET_VERSION,
         )
     };
-    u32::try_from(version).unwrap_or(0)
+    u32::try_from(version).map_err(|_| io::Error::last_os_error())
+}
+
+/// The same, 0 where there is none.
+pub fn landlock_abi() -> u32 {
+    landlock().unwrap_or(0)
 }
 
 /// At most this much of a resource, for this process and what it becomes (setrlimit(2)). A lower limit that is

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
+use clawkeep_doctor::{Facts, explain};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
@@ -56,6 +57,23 @@ pub(crate) enum StepError {
     Io(&'static str, std::io::Error),
     #[error("{0}")]
     Other(String),
+}
+
+impl StepError {
+    /// With its cause and the command against it, where the host tells them.
+    pub async fn explained(self, blueprint: &Blueprint) -> String {
+        let said = self.to_string();
+        let Self::Create(error) = self else { return said };
+        let program = blueprint.program.clone();
+        let look = move || explain(error.step(), &Facts::of_this_host(&program));
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Some(cause)) => {
+                let fix = cause.fix.map(|fix| format!("; next: {fix}")).unwrap_or_default();
+                format!("{said}; because of {}: {}{fix}", cause.id, cause.found)
+            }
+            Ok(None) | Err(_) => said,
+        }
+    }
 }
 
 fn io(what: &'static str) -> impl Fn(std::io::Error) -> StepError {

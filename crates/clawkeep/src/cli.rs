@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, events, exec, gateway, inference, list, logs, onboard, rebuild,
-    recover, service, status, why,
+    agent, completion, connect, destroy, doctor, events, exec, gateway, inference, list, logs, onboard,
+    rebuild, recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -68,6 +68,8 @@ pub enum Command {
     Destroy(destroy::Options),
     /// Ask the agent one question
     Agent(agent::Options),
+    /// Look at this host and prove that sandboxes can be made here; exits 1 when they cannot
+    Doctor(doctor::Options),
     /// The daemon as a service that starts at boot
     Service(service::Options),
     /// Print a completion script for a shell

@@ -33,7 +33,7 @@ const OF_TWO_WORDS: &[(&str, &[&str])] = &[("gateway", &["restart"]), ("inferenc
 const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[("service", &["install", "uninstall", "status", "run"])];
 
 /// Commands about none.
-const OF_NONE: &[&str] = &["completion", "help", "list", "onboard", "service", "version"];
+const OF_NONE: &[&str] = &["completion", "doctor", "help", "list", "onboard", "service", "version"];
 
 /// Commands of the outside contract that this version does not have, and what does the job meanwhile.
 const NOT_YET: &[(&str, &str)] = &[
@@ -43,7 +43,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "COMPATIBLE_API_KEY=... clawkeep inference set NAME --provider custom --endpoint-url URL --model M",
     ),
     ("debug", "clawkeep status --json"),
-    ("doctor", "clawkeep status --json"),
     ("drill", "clawkeep NAME recover"),
     ("policy", "clawkeep NAME status (only the model's route leads out)"),
     ("snapshot", "stop the sandbox, then copy $CLAWKEEP_HOME/sandboxes/NAME/home"),

@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     if role.as_deref() == Some(clawkeep_isolation::SETUP_COMMAND.as_ref()) {
         return clawkeep_isolation::sandbox_init_main();
     }
+    if role.as_deref() == Some(clawkeep_isolation::TRIAL_COMMAND.as_ref()) {
+        return clawkeep_isolation::sandbox_trial_main();
+    }
     if role.as_deref() == Some("daemon".as_ref()) {
         return role::main();
     }

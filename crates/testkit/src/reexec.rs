@@ -64,6 +64,18 @@ impl Reexec {
         self
     }
 
+    /// As an ordinary user, uid 1000, in a user namespace of its own whose limits it may set (unshare(1);
+    /// `/proc/sys/user`, namespaces(7)).
+    #[must_use]
+    pub fn user_namespace(mut self) -> Self {
+        self.wrapper = "unshare --user --map-user=1000 --map-group=1000 --keep-caps --"
+            .split(' ')
+            .map(str::to_owned)
+            .collect();
+        self.needs = "user namespaces, and unshare(1) of util-linux 2.38";
+        self
+    }
+
     /// Run the inner test, unless this is it.
     ///
     /// # Panics

@@ -24,7 +24,7 @@ impl<H: Hooks> Supervisor<H> {
                 self.feed(Event::Prepared);
             }
             Err(error) => {
-                let reason = error.to_string();
+                let reason = error.explained(&self.blueprint).await;
                 self.incident("prepare-failed", reason.clone(), json!({}));
                 self.feed(Event::PrepareFailed { reason });
             }

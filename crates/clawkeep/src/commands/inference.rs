@@ -93,7 +93,7 @@ fn set(host: &Host, options: &Set) -> Outcome {
     let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
     report.begin("model", "asking the provider one question");
     let answer = host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ());
-    let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message))?;
+    let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message, None))?;
     let Value::RouteSet { sandbox: found, restarts, warning } = answer else { return Err(unexpected()) };
     let what = view::model(&found.route);
     if let Some(why) = &warning {

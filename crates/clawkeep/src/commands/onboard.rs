@@ -31,8 +31,8 @@ pub fn run(host: &Host, options: Options) -> Outcome {
         report.warn("settings", &note.failure.message, note.failure.next.as_deref());
     }
     report.begin("host", "looking");
-    let found =
-        host::check(&settings.limits).inspect_err(|problem| report.fail("host", &problem.failure.message))?;
+    let found = host::check(host.program(), &settings.limits)
+        .inspect_err(|problem| report.fail("host", &problem.failure.message, None))?;
     report.done("host", &found);
     for lack in host::unlimited() {
         report.warn("limits", &lack, None);

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 
 use clap::Subcommand;
 use clawkeep_daemon::unit::{self, Found, Scope, UNIT};
+use clawkeep_doctor::Check;
 use serde_json::json;
 
 use self::systemctl::Shown;
@@ -72,6 +73,41 @@ fn boot_line(host: &Host) -> Result<String, Problem> {
     Ok(format!("@reboot CLAWKEEP_HOME=\"{home}\" \"{program}\" service run"))
 }
 
+/// The command that puts that line there.
+fn cron(host: &Host) -> Result<String, Problem> {
+    Ok(format!("(crontab -l 2>/dev/null; echo '{}') | crontab -", boot_line(host)?))
+}
+
+/// Whether something starts the daemon at boot.
+///
+/// # Errors
+/// When it cannot be told.
+pub fn check(host: &Host) -> Result<Check, Problem> {
+    const ID: &str = "service";
+    if !unit::systemd_runs() {
+        let found = "systemd does not run this host: nothing starts the daemon at boot";
+        return Ok(Check::warn(ID, found, cron(host)?));
+    }
+    let service = Service::of(host, &Which { system: false, user: false, json: false })?;
+    let install = service.command("install");
+    Ok(match service.found()? {
+        Found::Ours { home, .. } if !service.is_ours(&home) => {
+            let found = format!("installed for {}, not for {}", home.display(), host.root().display());
+            Check::warn(ID, found, install)
+        }
+        Found::Ours { .. } if service.scope == Scope::User && !systemctl::lingers() => {
+            Check::warn(ID, "installed; it starts with your first login, not at boot", systemctl::linger())
+        }
+        Found::Ours { .. } => Check::ok(ID, "installed"),
+        Found::Nothing => Check::warn(ID, "not installed: nothing starts again after a reboot", install),
+        Found::Foreign(what) => Check::warn(
+            ID,
+            format!("{} is not ours ({what})", service.path.display()),
+            format!("move {} away, then {install}", service.path.display()),
+        ),
+    })
+}
+
 /// `service run`: becomes the parent that keeps one daemon running.
 fn foreground(host: &Host) -> Outcome {
     let home = host.home()?;
@@ -121,8 +157,7 @@ impl<'a> Service<'a> {
              must start the daemon",
             first.trim()
         );
-        let next = format!("(crontab -l 2>/dev/null; echo '{}') | crontab -", boot_line(self.host)?);
-        Err(Problem::new("no-systemd", message, &next))
+        Err(Problem::new("no-systemd", message, &cron(self.host)?))
     }
 
     fn found(&self) -> Result<Found, Problem> {

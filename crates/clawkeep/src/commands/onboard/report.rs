@@ -70,14 +70,14 @@ impl Report {
     }
 
     /// It is not, and that is the end.
-    pub fn fail(&mut self, step: &str, text: &str) {
-        self.line(BAD, step, text, None);
+    pub fn fail(&mut self, step: &str, text: &str, next: Option<&str>) {
+        self.line(BAD, step, text, next);
     }
 
     /// The step that is at work has failed.
     pub fn fail_current(&mut self, text: &str) {
         let step = std::mem::take(&mut self.step);
-        self.fail(&step, text);
+        self.fail(&step, text, None);
     }
 
     fn clear(&mut self) {

@@ -8,7 +8,7 @@ use clawkeep_store::atomic;
 use rustix::fs::Mode;
 use serde_json::json;
 
-use super::Service;
+use super::{Service, systemctl};
 use crate::output;
 use crate::problem::{Outcome, Problem};
 
@@ -64,8 +64,8 @@ impl Service<'_> {
         // It takes the place of a daemon that was started on demand, and adopts what that one ran.
         self.systemctl(&[if changed { "restart" } else { "start" }, UNIT])?;
         let shown = self.show()?;
-        let no_linger = self.scope == Scope::User && !self.lingers();
-        let linger = no_linger.then(|| self.linger());
+        let no_linger = self.scope == Scope::User && !systemctl::lingers();
+        let linger = no_linger.then(systemctl::linger);
         if self.json {
             output::print_json(&json!({
                 "schema": 1, "scope": self.scope.word(), "unit": self.path, "changed": changed,

@@ -69,11 +69,7 @@ impl Service<'_> {
             let flag = if self.scope == Scope::User { " --user" } else { "" };
             if self.scope == Scope::User && why.contains("Failed to connect to") {
                 let message = format!("you have no systemd of your own in this session: {why}");
-                return Problem::new(
-                    "no-user-manager",
-                    message,
-                    &format!("{}, then log in anew", self.linger()),
-                );
+                return Problem::new("no-user-manager", message, &format!("{}, then log in anew", linger()));
             }
             let next = match self.scope {
                 Scope::System => format!("systemctl status {UNIT}; journalctl -u {UNIT} -n 20"),
@@ -98,20 +94,20 @@ impl Service<'_> {
         let properties = "ActiveState,StatusText,NRestarts,UnitFileState,ActiveEnterTimestamp,MainPID";
         Ok(Shown::parse(&self.systemctl(&["show", "--timestamp=unix", "--property", properties, UNIT])?))
     }
+}
 
-    /// The command that lets this user's services start at boot.
-    pub(super) fn linger(&self) -> String {
-        format!("loginctl enable-linger {}", rustix::process::getuid().as_raw())
-    }
+/// The command that lets this user's services start at boot.
+pub fn linger() -> String {
+    format!("loginctl enable-linger {}", rustix::process::getuid().as_raw())
+}
 
-    /// Whether this user's services start at boot. Of users that neither linger nor are logged in, loginctl
-    /// says nothing.
-    pub(super) fn lingers(&self) -> bool {
-        let mut loginctl = std::process::Command::new("loginctl");
-        let uid = rustix::process::getuid().as_raw().to_string();
-        loginctl.args(["show-user", "--property=Linger", "--value", &uid]).stdin(std::process::Stdio::null());
-        loginctl.output().is_ok_and(|output| output.status.success() && output.stdout.trim_ascii() == b"yes")
-    }
+/// Whether this user's services start at boot. Of users that neither linger nor are logged in, loginctl says
+/// nothing.
+pub fn lingers() -> bool {
+    let mut loginctl = std::process::Command::new("loginctl");
+    let uid = rustix::process::getuid().as_raw().to_string();
+    loginctl.args(["show-user", "--property=Linger", "--value", &uid]).stdin(std::process::Stdio::null());
+    loginctl.output().is_ok_and(|output| output.status.success() && output.stdout.trim_ascii() == b"yes")
 }
 
 #[cfg(test)]

@@ -1,0 +1,143 @@
+//! A sandbox with every layer, `/bin/true` in it, and gone again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
+use clawkeep_isolation::{
+    CreateError, IdMap, InitHandle, Limits, Mount, MountAccess, Programs, SandboxSpec, System, create,
+    destroy, etc_files, expected, find, wire,
+};
+use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// The slot of the ids of a sandbox that is only tried: none of the registry's.
+pub(crate) const SLOT: u32 = 36_000;
+
+/// How long `/bin/true` may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why it is not proven that a sandbox can be made here.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    /// It could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// It was made, and something went wrong then.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    /// What ran in it did not say what is in force.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
+    /// Less is in force than should be: which layers.
+    #[error("not every wall is in force: {}", .0.join("; "))]
+    Short(Vec<String>),
+}
+
+impl Unproven {
+    /// The step of the setup that failed.
+    pub fn step(&self) -> &str {
+        match self {
+            Self::Create(error) => error.step(),
+            Self::Io(step, _) => step,
+            Self::Receipt(_) | Self::Short(_) => "",
+        }
+    }
+}
+
+fn at(step: &'static str) -> impl FnOnce(io::Error) -> Unproven {
+    move |error| Unproven::Io(step, error)
+}
+
+/// Make a sandbox, run `/bin/true` in it, take it away. `program` is this program's own file. Gives the level that
+/// was in force, and how long it took until that was known.
+///
+/// # Errors
+/// [`Unproven`]; nothing is left then either.
+pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
+    let scratch = tempfile::tempdir().map_err(at("make a directory for it"))?;
+    let (run, home) = (scratch.path().join("run"), scratch.path().join("home"));
+    let ids = IdMap::for_current_user(SLOT);
+    std::fs::create_dir(&home).map_err(at("make a directory for it"))?;
+    let (uid, gid) = ids.host_agent();
+    chown(&home, Some(uid), Some(gid)).map_err(at("give the directory to its user"))?;
+    let System { mut mounts, symlinks } = System::of_this_host();
+    mounts.push(Mount { source: home, target: "/sandbox".into(), access: MountAccess::ReadWrite });
+    let spec = SandboxSpec {
+        name: "doctor".into(),
+        ids,
+        mounts,
+        symlinks,
+        files: etc_files("doctor"),
+        listeners: vec![3128],
+        tmp_bytes: 16 << 20,
+        log_bytes: 64 << 10,
+        limits: Limits::default(),
+    };
+    let started = Instant::now();
+    create(program, &run, &spec)?;
+    let handle = find(&run).and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
+    let handle = handle.map_err(at("reach it"))?;
+    let level = run_true(&handle, &spec).map(|level| (level, started.elapsed()));
+    destroy(&handle).map_err(at("take it away"))?;
+    level
+}
+
+fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Unproven> {
+    let netlink = NetlinkRule::RouteOnly;
+    let seccomp =
+        Programs::new(netlink).map_err(io::Error::other).map_err(at("build the seccomp programs"))?;
+    let expected =
+        expected(spec, seccomp.digest(), false, handle.pid).map_err(at("look at it from outside"))?;
+    let spawn = Spawn {
+        id: "true".into(),
+        kind: Kind::Gateway,
+        plan: Digest::of(b""),
+        argv: vec!["/bin/true".into()],
+        env: BTreeMap::new(),
+        cwd: "/".into(),
+        netlink,
+        landlock_abi_min: 1,
+        stdio: Stdio::Log,
+        reports: false,
+    };
+    let request = Request { number: 1, order: Order::Spawn(Box::new(spawn)) };
+    wire::send(&handle.connection, &request, &[]).map_err(at("start /bin/true"))?;
+    let (mut receipt, mut ended) = (String::new(), None);
+    // It has said everything when it has ended, and said something.
+    while ended.is_none() || receipt.is_empty() {
+        match next(handle)? {
+            Message::Event(Event::Receipt { text, .. }) => receipt = text,
+            Message::Event(Event::Ended { how, .. }) => ended = Some(how),
+            Message::Reply { reply: Reply::Failed { step, reason }, .. } => {
+                return Err(CreateError::Setup { step, reason }.into());
+            }
+            Message::Reply { .. } => {}
+        }
+    }
+    let level = Receipt::parse(receipt.as_bytes())?.isolation.level;
+    let mut short = level.shortfalls(&expected);
+    if ended != Some(Ended::Exited(0)) {
+        short.push(format!("/bin/true ended with {ended:?}"));
+    }
+    if short.is_empty() { Ok(level) } else { Err(Unproven::Short(short)) }
+}
+
+fn next(handle: &InitHandle) -> Result<Message, Unproven> {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    let silent = || io::Error::from(io::ErrorKind::TimedOut);
+    match poll(&mut [PollFd::new(&handle.connection, PollFlags::IN)], Some(&patience)) {
+        Ok(0) => Err(at("wait for /bin/true")(silent())),
+        Ok(_) => {
+            let message = wire::receive(&handle.connection).map_err(at("wait for /bin/true"))?;
+            let gone = || at("wait for /bin/true")(io::ErrorKind::UnexpectedEof.into());
+            message.map(|(message, _)| message).ok_or_else(gone)
+        }
+        Err(Errno::INTR) => next(handle),
+        Err(errno) => Err(at("wait for /bin/true")(errno.into())),
+    }
+}
