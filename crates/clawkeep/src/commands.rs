@@ -4,6 +4,7 @@ pub mod agent;
 pub mod completion;
 pub mod connect;
 pub mod destroy;
+pub mod drill;
 pub mod events;
 pub mod exec;
 pub mod gateway;
@@ -64,6 +65,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Stop(which) => stop::run(&host, &which),
         Command::Start(which) => start::run(&host, &which),
         Command::Destroy(options) => destroy::run(&host, &options),
+        Command::Drill(options) => drill::run(&host, &options),
         Command::Agent(options) => agent::run(&host, &options),
         Command::Service(options) => service::run(&host, &options),
         Command::Completion(_) | Command::Version => Ok(0),
