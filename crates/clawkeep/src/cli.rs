@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, doctor, events, exec, gateway, inference, list, logs, onboard,
-    rebuild, recover, service, status, why,
+    agent, completion, connect, destroy, doctor, drill, events, exec, gateway, inference, list, logs,
+    onboard, rebuild, recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -60,6 +60,8 @@ pub enum Command {
     Why(why::Options),
     /// Show the journal: what happened, and what was decided
     Events(events::Options),
+    /// Attack a sandbox from inside, before and after its agent is ended; exits 1 when anything is open or untold
+    Drill(drill::Options),
     /// Stop a sandbox; its files stay
     Stop(Which),
     /// Start a sandbox

@@ -5,6 +5,7 @@ pub mod completion;
 pub mod connect;
 pub mod destroy;
 pub mod doctor;
+pub mod drill;
 pub mod events;
 pub mod exec;
 pub mod gateway;
@@ -65,6 +66,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Stop(which) => stop::run(&host, &which),
         Command::Start(which) => start::run(&host, &which),
         Command::Destroy(options) => destroy::run(&host, &options),
+        Command::Drill(options) => drill::run(&host, &options),
         Command::Agent(options) => agent::run(&host, &options),
         Command::Doctor(options) => doctor::run(&host, &options),
         Command::Service(options) => service::run(&host, &options),

@@ -1,0 +1,144 @@
+use serde::{Deserialize, Serialize};
+
+/// What runs an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// The static program.
+    Static,
+    /// bash.
+    Shell,
+    /// Python 3.
+    Python,
+    /// Node.js.
+    Node,
+    /// Nothing inside: what the host sees.
+    Host,
+}
+
+impl Runtime {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Shell => "sh",
+            Self::Python => "python",
+            Self::Node => "node",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Something to run in a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// By what.
+    pub runtime: Runtime,
+    /// The static program's arguments, or a script alone.
+    pub arguments: Vec<String>,
+}
+
+impl Program {
+    /// The whole command line; `payload` is where the target has the static program.
+    pub fn argv(&self, payload: &str) -> Vec<String> {
+        let interpreter: &[&str] = match self.runtime {
+            // Without the files that the agent could have written for it to read first.
+            Runtime::Shell => &["/bin/bash", "--norc", "--noprofile", "-c"],
+            Runtime::Python => &["python3", "-I", "-c"],
+            Runtime::Node => &["node", "-e"],
+            Runtime::Static | Runtime::Host => &[payload],
+        };
+        interpreter.iter().map(|word| (*word).to_owned()).chain(self.arguments.iter().cloned()).collect()
+    }
+}
+
+/// How a program ended. All of it is hostile: the agent runs beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The beginning of what it wrote.
+    pub output: Vec<u8>,
+    /// Its status as a shell has it: 127 where there is no such program.
+    pub status: i32,
+    /// It was ended because it took too long.
+    pub timed_out: bool,
+}
+
+/// The sandbox could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetError(pub String);
+
+impl std::fmt::Display for TargetError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+/// What can be expected of a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// Port on its loopback of a proxy that leads to `inference.local`.
+    pub proxy: Option<u16>,
+    /// Its walls are ours: each answer must be the one that is written down, not just any refusal.
+    pub exact: bool,
+    /// It has a process-id namespace of its own.
+    pub own_processes: bool,
+    /// Its system is mounted read-only, or nothing is lost with it.
+    pub read_only_system: bool,
+    /// Limit of processes.
+    pub processes: Option<u64>,
+    /// Limit of memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Limit of a file's size, in bytes.
+    pub file_bytes: Option<u64>,
+    /// Its agent is launched with guards.
+    pub guards: bool,
+    /// Its agent's main process is started again when it ends.
+    pub heals: bool,
+}
+
+/// The agent's main process after it was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// It is another process than before and well, every guard is verified, and its receipt was accepted.
+    pub guarded: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+/// A sandbox that can be drilled.
+pub trait Target {
+    /// What can be expected.
+    fn traits(&self) -> Traits;
+
+    /// Run it to its end, or until it has taken too long.
+    ///
+    /// # Errors
+    /// When the sandbox itself cannot be asked. A program that is missing in it is no error.
+    fn run(&mut self, program: &Program) -> Result<Said, TargetError>;
+
+    /// Whether the agent's main process is still the one that ran when the drill began, and well.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn undisturbed(&mut self) -> Result<bool, TargetError> {
+        Ok(true)
+    }
+
+    /// Wait until the agent's main process is well, whatever happened to it.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn wait_well(&mut self) -> Result<Recovered, TargetError> {
+        Err(TargetError("nothing is started again here".to_owned()))
+    }
+
+    /// End the agent's main process from outside and wait until the next one is well.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn recover(&mut self) -> Result<Recovered, TargetError> {
+        self.wait_well()
+    }
+}

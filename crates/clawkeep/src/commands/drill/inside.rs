@@ -1,0 +1,154 @@
+//! A running sandbox as the drill's target: each attempt is a session, as `exec` makes them.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use clawkeep_daemon::Client;
+use clawkeep_daemon::api::{Answer, Rehearsal, Request, SandboxStatus, Value};
+use clawkeep_drill::{Program, Recovered, Runtime, Said, Target, TargetError, Traits, sealed_payload};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::super::{launch, wait_ready};
+use crate::host::Host;
+use crate::problem::Problem;
+
+/// The port of the proxy in every sandbox.
+const PROXY: u16 = 3128;
+
+/// How long an attempt may take. Those that use something up need seconds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much of what it writes is looked at; more than a pipe holds without being read.
+const MOST: u64 = 1 << 20;
+
+/// Where an end of the agent's main process must have been noticed, had there been one.
+const NOTICED: Duration = Duration::from_secs(3);
+
+/// One sandbox.
+pub struct Inside<'a> {
+    host: &'a Host,
+    found: &'a SandboxStatus,
+    payload: OwnedFd,
+    null: File,
+}
+
+impl<'a> Inside<'a> {
+    /// This one, which is ready.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn new(host: &'a Host, found: &'a SandboxStatus) -> io::Result<Self> {
+        Ok(Self { host, found, payload: sealed_payload()?, null: File::open("/dev/null")? })
+    }
+
+    fn status(&self) -> Result<SandboxStatus, TargetError> {
+        self.host.sandbox(Some(&self.found.name)).map_err(unasked)
+    }
+
+    /// To its end: its exit status, or `None` when it took too long.
+    fn follow(&self, client: &mut Client) -> Result<Option<i32>, TargetError> {
+        loop {
+            match client.next() {
+                Ok(Some(Answer::Session { .. } | Answer::Phase(_))) => {}
+                Ok(Some(Answer::Done(Value::Ended { status }))) => return Ok(Some(status)),
+                Ok(Some(Answer::Done(_))) => return Err(unasked(crate::host::unexpected())),
+                Ok(Some(Answer::Failed(failure))) => return Err(unasked(failure.into())),
+                Ok(None) => return Err(TargetError("the daemon went away".to_owned())),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(TargetError(error.to_string())),
+            }
+        }
+    }
+}
+
+/// What a launch must have to be called guarded.
+fn judged(status: &SandboxStatus) -> Recovered {
+    let unguarded: Vec<_> =
+        status.guards.iter().filter(|guard| guard.critical && guard.state != "verified").collect();
+    let detail = match (&status.receipt, unguarded.first()) {
+        _ if status.phase != "ready" => format!("it is {}", status.phase),
+        (None, _) => "its receipt is missing".to_owned(),
+        (_, Some(guard)) => format!("its guard {} is {}", guard.name, guard.state),
+        (Some(_), None) => String::new(),
+    };
+    Recovered { guarded: detail.is_empty(), detail }
+}
+
+fn unasked(problem: Problem) -> TargetError {
+    TargetError(format!("{} ({})", problem.failure.message, problem.failure.code))
+}
+
+impl Target for Inside<'_> {
+    fn traits(&self) -> Traits {
+        let limits = self.found.limits.as_ref().map(|limits| &limits.enforced);
+        Traits {
+            proxy: Some(PROXY),
+            exact: true,
+            own_processes: true,
+            read_only_system: true,
+            processes: limits.and_then(|limits| limits.pids),
+            memory_bytes: limits.and_then(|limits| limits.memory_bytes),
+            file_bytes: limits.and_then(|limits| limits.file_bytes),
+            guards: !self.found.guards.is_empty(),
+            heals: true,
+        }
+    }
+
+    fn run(&mut self, program: &Program) -> Result<Said, TargetError> {
+        let own = |error: io::Error| TargetError(error.to_string());
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| own(error.into()))?;
+        let input = match program.runtime {
+            Runtime::Static => self.payload.as_fd(),
+            _ => self.null.as_fd(),
+        };
+        let mut client = self.host.client().map_err(unasked)?;
+        let fd = client.as_fd().try_clone_to_owned().map_err(own)?;
+        let _watch = self.host.interrupt.watch(fd.as_fd());
+        client.set_patience(PATIENCE).map_err(own)?;
+        let name = self.found.name.clone();
+        let argv = program.argv("/proc/self/fd/0");
+        let request = Request::Exec { name, argv, terminal: None, term: None };
+        client.send(&request, &[input, theirs.as_fd(), theirs.as_fd()]).map_err(own)?;
+        drop(theirs);
+        let status = self.follow(&mut client)?;
+        // If it still runs: with the connection it ends.
+        drop(client);
+        // What it wrote is in the pipe, which holds more than any attempt says. Children that it left may keep it
+        // open, and whoever writes more than that waits for a reader that does not come.
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|error| own(error.into()))?;
+        let mut output = Vec::new();
+        match File::from(ours).take(MOST).read_to_end(&mut output) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(own(error)),
+            Ok(_) | Err(_) => {}
+        }
+        Ok(Said { output, status: status.unwrap_or(0), timed_out: status.is_none() })
+    }
+
+    fn undisturbed(&mut self) -> Result<bool, TargetError> {
+        let now = self.status()?;
+        Ok(now.phase == "ready" && launch(&now) == launch(self.found))
+    }
+
+    fn wait_well(&mut self) -> Result<Recovered, TargetError> {
+        let until = Instant::now() + NOTICED;
+        loop {
+            let now = wait_ready(self.host, &self.found.name, |_| ()).map_err(unasked)?;
+            // Either it was ended and is back, or nothing had happened to it.
+            if launch(&now) != launch(self.found) || Instant::now() >= until {
+                return Ok(judged(&now));
+            }
+            let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            let _ = rustix::event::poll(&mut [], Some(&moment));
+        }
+    }
+
+    fn recover(&mut self) -> Result<Recovered, TargetError> {
+        let request = Request::Rehearse { name: self.found.name.clone(), failure: Rehearsal::KillGateway };
+        match self.host.ask(&request, |_| ()) {
+            Ok(_) => Ok(judged(&self.status()?)),
+            Err(problem) => Ok(Recovered { guarded: false, detail: unasked(problem).to_string() }),
+        }
+    }
+}
