@@ -5,7 +5,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use clawkeep_daemon::api::{LimitsStatus, Request, SandboxStatus};
+use clawkeep_daemon::api::{AgentChoice, LimitsStatus, Request, SandboxStatus};
 use clawkeep_isolation::{Hierarchy, Host, Limits};
 use support::{Installation, LONG, kill9, name};
 use testkit::wait_until;
@@ -43,6 +43,10 @@ fn limits(status: &SandboxStatus) -> &LimitsStatus {
 
 fn gateway(status: &SandboxStatus) -> i32 {
     status.gateway.as_ref().expect("a gateway").pid
+}
+
+fn gateway_restarts(status: &SandboxStatus) -> u64 {
+    status.gateway.as_ref().expect("a gateway").restarts
 }
 
 fn oom_kills(installation: &Installation, sandbox: &str) -> u64 {
@@ -165,6 +169,32 @@ fn a_tool_that_eats_memory_dies_alone() {
     assert_eq!(gateway(&after), gateway(&before));
     assert_eq!(oom_kills(&installation, "box"), 1);
     assert_eq!(installation.launches("box").len(), 1);
+}
+
+#[test]
+fn memory_that_a_tool_died_of_is_not_blamed_for_what_ends_the_gateway_later() {
+    if without_controllers("memory_that_a_tool_died_of_is_not_blamed_for_what_ends_the_gateway_later") {
+        return;
+    }
+    let installation = Installation::new();
+    let mut request = installation.fake("box", &[], true, small());
+    let Request::Create(create) = &mut request else { panic!("another request") };
+    let AgentChoice::Command { health_url, .. } = &mut create.agent else { panic!("another agent") };
+    *health_url = Some("http://127.0.0.1:18789/readyz#every=1s".into());
+    installation.ask(&request).unwrap();
+    installation.ask(&Request::Onboarded { name: name("box") }).unwrap();
+    let mut before = installation.ready("box");
+    // It must have answered once between the two: on a busy machine that takes longer than a second.
+    let told_apart = [3, 10, 60].into_iter().any(|seconds| {
+        let (output, code) = installation.exec("box", EAT);
+        assert_eq!(code, 137, "{output}");
+        testkit::pause(std::time::Duration::from_secs(seconds));
+        kill9(gateway(&before));
+        before = installation.ready_after("box", gateway_restarts(&before) + 1);
+        let incident = before.last_incident.as_ref().expect("an incident").what.clone();
+        !incident.contains("memory")
+    });
+    assert!(told_apart, "{:?}", before.last_incident);
 }
 
 #[test]

@@ -127,8 +127,11 @@ struct Supervisor<H> {
     began: Instant,
     /// Its pid as the sandbox sees it.
     inside: i32,
-    /// Processes of the sandbox that had been killed for lack of memory when it was launched or found.
+    /// Processes of the sandbox that had been killed for lack of memory when it was launched or found, or when it
+    /// was last asked and answered: what it survived is not what ends it later.
     oom_kills: u64,
+    /// The same when the newest probe was sent out.
+    oom_kills_asked: u64,
     receipt: Option<Receipt>,
     denied: DeniedCalls,
     /// What was healthy before, and what the present launch was made with.
@@ -211,6 +214,7 @@ impl<H: Hooks> Supervisor<H> {
             began: Instant::now(),
             inside: 0,
             oom_kills: 0,
+            oom_kills_asked: 0,
             receipt: None,
             denied: DeniedCalls::default(),
             probation,

@@ -126,6 +126,7 @@ impl<H: Hooks> Supervisor<H> {
         self.began = Instant::now();
         self.gateway = Some(Gateway { launch, pid, started_at, ready_at: None, adopted: false });
         self.oom_kills = self.oom_kills_now();
+        self.oom_kills_asked = self.oom_kills;
         self.receipt = None;
         self.denied = DeniedCalls::default();
         self.terminated = false;

@@ -20,6 +20,7 @@ impl<H: Hooks> Supervisor<H> {
     /// Send out a probe, if there is something to ask.
     pub(super) fn probe(&mut self) {
         self.next_probe = None;
+        self.oom_kills_asked = self.oom_kills_now();
         let (Some(sandbox), Some(gateway)) = (&self.sandbox, &self.gateway) else { return };
         let (client, tell, launch) = (sandbox.client.clone(), self.tell_probe.clone(), gateway.launch);
         let age = self.age();
@@ -119,8 +120,11 @@ impl<H: Hooks> Supervisor<H> {
                 return self.init_hung().await;
             }
         };
-        if health == Health::Ready && self.port_is_taken().await {
-            return;
+        if health == Health::Ready {
+            if self.port_is_taken().await {
+                return;
+            }
+            self.oom_kills = self.oom_kills_asked;
         }
         self.probed(launch, health);
     }
