@@ -216,6 +216,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     egress("packet-socket", "a packet socket", SOCKETS, &[socket!(libc::AF_PACKET as i64, RAW, 0)]),
     egress("vsock", "a socket to the hypervisor", SOCKETS, &[socket!(libc::AF_VSOCK as i64, STREAM, 0)]),
+    egress(
+        "crypto-socket",
+        "the kernel's ciphers by a socket (AF_ALG)",
+        SOCKETS,
+        &[socket!(libc::AF_ALG as i64, libc::SOCK_SEQPACKET as i64, 0)],
+    ),
     egress("sctp", "an SCTP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_SCTP as i64)]),
     egress("mptcp", "a multipath TCP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_MPTCP as i64)]),
     egress("udplite", "a UDP-Lite socket", SOCKETS, &[socket!(INET, DATAGRAM, libc::IPPROTO_UDPLITE as i64)]),
