@@ -93,8 +93,8 @@ pub fn siblings(file: &str) -> Answer {
         let path = format!("/proc/{pid}/{file}");
         match File::open(&path) {
             Ok(_) => return Answer::word("ok", path),
-            // It has ended meanwhile.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // It has ended meanwhile (its directory may still be there: ESRCH).
+            Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => {}
             Err(error) => refused = Some(Answer::of(&error, path)),
         }
     }

@@ -86,6 +86,8 @@ pub struct Traits {
     pub own_processes: bool,
     /// Its system is mounted read-only, or nothing is lost with it.
     pub read_only_system: bool,
+    /// What it sees as its system is not the host's.
+    pub own_system: bool,
     /// Limit of processes.
     pub processes: Option<u64>,
     /// Limit of memory, in bytes.

@@ -88,6 +88,12 @@ macro_rules! reads {
     };
 }
 
+macro_rules! host {
+    ($id:literal, $tries:literal, $path:literal, $expect:expr) => {
+        Attempt { needs: Needs::HostSystem, ..reads!($id, $tries, $path, READABLE, $expect) }
+    };
+}
+
 macro_rules! writes {
     ($id:literal, $tries:literal, $path:literal, $control:expr, $expect:expr) => {
         files(
@@ -268,11 +274,11 @@ pub const ATTEMPTS: &[Attempt] = &[
             &["ENOENT", "EACCES"],
         )],
     ),
-    reads!("shadow", "the host's password hashes", "/etc/shadow", READABLE, ABSENT),
-    reads!("root-home", "root's files", "/root/.bashrc", READABLE, &["ENOENT", "EACCES"]),
-    reads!("host-state", "the package database of the host", "/var/lib/dpkg/status", READABLE, ABSENT),
-    reads!("host-boot", "the host's kernel configuration", "/boot/grub/grub.cfg", READABLE, ABSENT),
-    reads!("tls-keys", "the host's private keys", "/etc/ssl/private/ssl-cert-snakeoil.key", READABLE, ABSENT),
+    host!("shadow", "the host's password hashes", "/etc/shadow", ABSENT),
+    host!("root-home", "root's files", "/root/.bashrc", &["ENOENT", "EACCES"]),
+    host!("host-state", "the package database of the host", "/var/lib/dpkg/status", ABSENT),
+    host!("host-boot", "the host's kernel configuration", "/boot/grub/grub.cfg", ABSENT),
+    host!("tls-keys", "the host's private keys", "/etc/ssl/private/ssl-cert-snakeoil.key", ABSENT),
     reads!("init-socket", "the control socket of this sandbox", "/run/init.sock", READABLE, ABSENT),
     files(
         "climb-out",

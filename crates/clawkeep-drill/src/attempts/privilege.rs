@@ -53,7 +53,7 @@ macro_rules! terminal {
                     SYS_ioctl(Result(0), Int(libc::TIOCGPTPEER as i64), Int(TERMINAL_FLAGS));
                     SYS_setsid();
                     SYS_ioctl(Result(2), Int(libc::TIOCSCTTY as i64), NOTHING);
-                    SYS_ioctl(Result(2), Int($request as i64), Text("\u{3}"))
+                    SYS_ioctl(Result(2), Int($request as i64), Text("x"))
                 ),
                 NOT_PERMITTED,
             )],
@@ -144,6 +144,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         )
     ),
     terminal!("type-into-terminal", "to type into a terminal (TIOCSTI)", libc::TIOCSTI),
+    terminal!("line-discipline", "another line discipline, with the kernel's code behind it", libc::TIOCSETD),
+    terminal!("take-console-output", "what the kernel writes to the console (TIOCCONS)", libc::TIOCCONS),
     terminal!("paste-into-console", "to paste into a console (TIOCLINUX)", libc::TIOCLINUX),
     refused!(
         "limits-of-init",

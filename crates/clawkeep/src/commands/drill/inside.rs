@@ -88,6 +88,7 @@ impl Target for Inside<'_> {
             exact: true,
             own_processes: true,
             read_only_system: true,
+            own_system: false,
             processes: limits.and_then(|limits| limits.pids),
             memory_bytes: limits.and_then(|limits| limits.memory_bytes),
             file_bytes: limits.and_then(|limits| limits.file_bytes),
