@@ -107,14 +107,11 @@ macro_rules! writes {
 
 macro_rules! device {
     ($id:literal, $tries:literal, $path:literal) => {
-        device!($id, $tries, $path, ABSENT)
-    };
-    ($id:literal, $tries:literal, $path:literal, $expect:expr) => {
         files(
             $id,
             $tries,
             DEVICES,
-            &[native(calls!(SYS_openat(HERE, Text($path), Int(READ), NOTHING)), $expect)],
+            &[native(calls!(SYS_openat(HERE, Text($path), Int(READ), NOTHING)), ABSENT)],
         )
     };
 }
@@ -377,8 +374,11 @@ pub const ATTEMPTS: &[Attempt] = &[
     reads!("kernel-memory", "the kernel's memory (kcore)", "/proc/kcore", PROC, MASKED),
     reads!("kernel-keys", "everybody's keys", "/proc/keys", PROC, MASKED),
     reads!("kernel-timers", "every timer of the host", "/proc/timer_list", PROC, MASKED),
-    // Who reads it takes it from others: it is only opened.
-    device!("kernel-messages", "the kernel's log as a file", "/proc/kmsg", MASKED),
+    Attempt {
+        // Who reads it takes it from others.
+        needs: Needs::OwnProcesses,
+        ..reads!("kernel-messages", "the kernel's log as a file", "/proc/kmsg", PROC, MASKED)
+    },
     reads!(
         "kernel-scheduler",
         "every process of the host, by the scheduler",

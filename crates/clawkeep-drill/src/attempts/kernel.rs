@@ -39,6 +39,9 @@ const PERF_CLOCK: &[u8] = &[
 /// QCMD(Q_SYNC, USRQUOTA) of quotactl(2).
 const QUOTA_SYNC: i64 = 0x8000_0100;
 
+/// Calls of another architecture end whoever makes them.
+const KILLED: &[&str] = &["SIGSYS"];
+
 /// modify_ldt(2), which reads nothing here; its number on x86-64.
 const X86_MODIFY_LDT: Call = Call { number: 154, arguments: &[NOTHING, NOTHING, NOTHING] };
 /// iopl(2) with the level that every process has; its number on x86-64.
@@ -320,8 +323,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         MEMORY,
         SYS_mbind(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
     ),
-    x86("modify-ldt", "segments of one's own", &[native(Steps::Calls(&[X86_MODIFY_LDT]), UNKNOWN)]),
-    x86("port-access", "the machine's ports", &[native(Steps::Calls(&[X86_IOPL]), UNKNOWN)]),
-    x86("int80", "a call by the 32-bit entry", &[native(Steps::Verb(&[Word::Text("int80")]), &["SIGSYS"])]),
-    x86("x32", "a call of the x32 architecture", &[native(Steps::Verb(&[Word::Text("x32")]), UNKNOWN)]),
+    x86("modify-ldt", "segments of one's own", &[native(Steps::Calls(&[X86_MODIFY_LDT]), FILTERED)]),
+    x86("port-access", "the machine's ports", &[native(Steps::Calls(&[X86_IOPL]), FILTERED)]),
+    x86("int80", "a call by the 32-bit entry", &[native(Steps::Verb(&[Word::Text("int80")]), KILLED)]),
+    x86("x32", "a call of the x32 architecture", &[native(Steps::Verb(&[Word::Text("x32")]), KILLED)]),
 ];
