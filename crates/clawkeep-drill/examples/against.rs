@@ -80,9 +80,11 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(text)?;
     let path = path.display().to_string();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let contained = Traits { own_processes: true, read_only_system: true, ..Traits::default() };
+    let bare = Traits { netlink: true, ..Traits::default() };
+    let contained =
+        Traits { netlink: true, own_processes: true, read_only_system: true, ..Traits::default() };
     let mut target = match name {
-        "none" => Local { enter: Vec::new(), payload: path, traits: Traits::default() },
+        "none" => Local { enter: Vec::new(), payload: path, traits: bare },
         "bwrap" => {
             let mut enter = words(BWRAP);
             enter.extend(words(&["--ro-bind", &path, "/payload"]));

@@ -53,6 +53,8 @@ pub struct Attempt {
 pub(crate) enum Control {
     /// A tunnel to the model's route through the proxy; where there is no proxy, a connection on the loopback.
     Proxy,
+    /// The first where the target has netlink sockets, else the second.
+    Routes(Steps, Steps),
     /// This.
     Steps(Steps),
 }

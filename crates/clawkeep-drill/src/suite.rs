@@ -194,3 +194,7 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::X86 => Some("only x86-64 has it".to_owned()),
     }
 }
+
+#[cfg(test)]
+#[path = "suite_tests.rs"]
+mod tests;

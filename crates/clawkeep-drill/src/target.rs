@@ -80,6 +80,8 @@ impl std::error::Error for TargetError {}
 pub struct Traits {
     /// Port on its loopback of a proxy that leads to `inference.local`.
     pub proxy: Option<u16>,
+    /// Netlink sockets for the questions of getifaddrs(3) are open in it; the strict profile has none.
+    pub netlink: bool,
     /// Its walls are ours: each answer must be the one that is written down, not just any refusal.
     pub exact: bool,
     /// It has a process-id namespace of its own.

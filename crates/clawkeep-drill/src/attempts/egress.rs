@@ -42,12 +42,15 @@ const DUMP: &[u8] = &[20, 0, 0, 0, 18, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 const DELETE_ADDRESS: &[u8] =
     &[32, 0, 0, 0, 21, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 32, 0, 0, 1, 0, 0, 0, 8, 0, 2, 0, 10, 99, 99, 99];
 
-/// Interfaces can be listed.
-const ROUTES: Control = Control::Steps(calls!(
-    SYS_socket(Int(NETLINK), Int(RAW), NOTHING);
-    SYS_sendto(Result(0), Bytes(DUMP), Int(20), NOTHING, NOTHING, NOTHING);
-    SYS_recvfrom(Result(0), Zeros(4096), Int(4096), NOTHING, NOTHING, NOTHING)
-));
+/// Interfaces can be listed, where the target's profile lets them be.
+const ROUTES: Control = Control::Routes(
+    calls!(
+        SYS_socket(Int(NETLINK), Int(RAW), NOTHING);
+        SYS_sendto(Result(0), Bytes(DUMP), Int(20), NOTHING, NOTHING, NOTHING);
+        SYS_recvfrom(Result(0), Zeros(4096), Int(4096), NOTHING, NOTHING, NOTHING)
+    ),
+    calls!(SYS_socket(Int(UNIX), Int(STREAM), NOTHING)),
+);
 
 macro_rules! dial {
     ($family:expr, $address:expr, $length:expr) => {
