@@ -6,6 +6,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 
+use clawkeep_daemon::api::Request;
 use clawkeep_drill::{Outcome as Found, Scorecard};
 use clawkeep_isolation::Limits;
 use support::{Installation, LONG, name};
@@ -44,8 +45,8 @@ fn assert_holds(card: &Scorecard, not_run: &[&str]) {
 
 /// Nothing of it is left in the sandbox or beside it.
 fn assert_nothing_left(installation: &Installation) {
-    let (output, _) =
-        installation.exec("box", "ls -A /sandbox /tmp | grep drill; ps -eo comm | grep payload");
+    let (output, _) = installation
+        .exec("box", "ls -A /sandbox /tmp | grep drill; ls -l /proc/*/exe 2>/dev/null | grep memfd");
     assert_eq!(output, "");
     let run = std::fs::read_dir(installation.home.run()).unwrap().flatten();
     let left: Vec<_> =
@@ -95,6 +96,20 @@ fn an_ordinary_user_s_sandbox_holds_as_well() {
         .collect();
     assert_holds(&card, &not_run);
     assert_nothing_left(&installation);
+}
+
+/// There no netlink socket opens at all, so that another neighbour has to show that sockets do.
+#[test]
+fn the_strict_profile_holds_as_well() {
+    let installation = Installation::new();
+    let mut request = installation.fake("box", &[], true, Limits::default());
+    let Request::Create(create) = &mut request else { panic!("{request:?}") };
+    create.strict = true;
+    installation.ask(&request).unwrap();
+    installation.ready("box");
+    let (card, _) = drill(&installation, &["--no-recovery", "--only", "net"]);
+    assert!(card.passed() && card.totals.held >= 4, "{card:#?}");
+    assert!(card.attempts.iter().any(|attempt| attempt.id == "netlink-audit"));
 }
 
 #[test]
@@ -148,7 +163,7 @@ fn what_cannot_be_drilled_is_refused() {
     let output = installation.clawkeep(&["box", "drill", "--only", "no such thing"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("error[no-such-attempt]"), "{}", text(&output));
-    installation.ask(&clawkeep_daemon::api::Request::Stop { name: name("box") }).unwrap();
+    installation.ask(&Request::Stop { name: name("box") }).unwrap();
     let output = installation.clawkeep(&["box", "drill"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("error[not-ready]"), "{}", text(&output));

@@ -1,12 +1,16 @@
-//! The suite against other sandboxes, to compare: `against none|bwrap|docker`. Prints the scorecard; with
-//! `--markdown` one row an attempt and one column a sandbox, for docs/DRILL.md.
+//! The suite against other sandboxes, to compare.
+//!
+//! `against none|bwrap|docker [--json]` drills one of them; `against --table FILE...` makes of such files, and of
+//! what `clawkeep NAME drill --json` printed, the tables of docs/DRILL.md.
 #![forbid(unsafe_code)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use clawkeep_drill::{Canaries, Drill, Local, Rendered, Scorecard, Settings, Traits, payload, render};
+use clawkeep_drill::{
+    Canaries, Drill, Local, Rendered, Scorecard, Settings, Totals, Traits, payload, render,
+};
 
 /// As others use it: the system read-only, everything unshared.
 const BWRAP: &[&str] = &[
@@ -41,29 +45,24 @@ const CONTAINER: &str = "clawkeep-drill";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (options, targets): (Vec<_>, Vec<_>) = arguments.iter().partition(|word| word.starts_with("--"));
-    if targets.is_empty() {
-        eprintln!("usage: against none|bwrap|docker... [--markdown]");
-        return ExitCode::from(2);
-    }
-    let mut cards = Vec::new();
-    for target in targets {
-        match drill(target) {
-            Ok(card) => cards.push(card),
-            Err(error) => {
-                eprintln!("{target}: {error}");
-                return ExitCode::FAILURE;
-            }
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["--table", ref files @ ..] if !files.is_empty() => tables(files),
+        [target] => drill(target).map(|card| render(&Rendered { card: &card, changes: None })),
+        [target, "--json"] => drill(target)
+            .and_then(|card| serde_json::to_string_pretty(&card).map_err(|error| error.to_string())),
+        _ => Err("usage: against none|bwrap|docker [--json], or against --table FILE...".to_owned()),
+    };
+    match done {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
-    if options.iter().any(|option| *option == "--markdown") {
-        print!("{}", markdown(&cards));
-    } else {
-        for card in &cards {
-            print!("{}", render(&Rendered { card, changes: None }));
-        }
-    }
-    ExitCode::SUCCESS
 }
 
 fn drill(name: &str) -> Result<Scorecard, String> {
@@ -81,9 +80,11 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(text)?;
     let path = path.display().to_string();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let contained = Traits { own_processes: true, read_only_system: true, ..Traits::default() };
+    let bare = Traits { netlink: true, ..Traits::default() };
+    let contained =
+        Traits { netlink: true, own_processes: true, read_only_system: true, ..Traits::default() };
     let mut target = match name {
-        "none" => Local { enter: Vec::new(), payload: path, traits: Traits::default() },
+        "none" => Local { enter: Vec::new(), payload: path, traits: bare },
         "bwrap" => {
             let mut enter = words(BWRAP);
             enter.extend(words(&["--ro-bind", &path, "/payload"]));
@@ -93,7 +94,8 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
             // It runs already: docker run -d --name clawkeep-drill IMAGE sleep infinity
             run(&["docker", "cp", &path, &format!("{CONTAINER}:/payload")])?;
             let enter = words(&["docker", "exec", CONTAINER]);
-            Local { enter, payload: "/payload".to_owned(), traits: contained }
+            let traits = Traits { own_system: true, ..contained };
+            Local { enter, payload: "/payload".to_owned(), traits }
         }
         other => return Err(format!("{other:?} is not none, bwrap or docker")),
     };
@@ -127,17 +129,41 @@ fn run(argv: &[&str]) -> Result<(), String> {
     }
 }
 
-/// A table: one row an attempt.
-fn markdown(cards: &[Scorecard]) -> String {
-    let names: Vec<_> = cards.iter().map(|card| card.target.as_str()).collect();
-    let mut text = format!("| attempt | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(cards.len()));
-    for attempt in &cards[0].attempts {
-        text += &format!("| {}: {} |", attempt.id, attempt.tries);
-        for card in cards {
-            let found = card.attempts.iter().find(|found| found.id == attempt.id);
-            text += &format!(" {} |", found.map_or("", |found| found.outcome.name()));
-        }
-        text.push('\n');
+/// How many of each outcome, then one row an attempt.
+fn tables(files: &[&str]) -> Result<String, String> {
+    let read = |file: &&str| -> Result<Scorecard, String> {
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
+    };
+    let cards = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
+    let head = |first: &str| {
+        let names = cards.iter().map(|card| card.target.clone()).collect();
+        row(first, names) + &format!("|---|{}\n", "---|".repeat(cards.len()))
+    };
+    let mut text = head("outcome");
+    let counts: [(&str, fn(&Totals) -> usize); 4] = [
+        ("held", |totals| totals.held),
+        ("open", |totals| totals.open),
+        ("broken", |totals| totals.broken),
+        ("not run", |totals| totals.not_run),
+    ];
+    for (name, count) in counts {
+        text += &row(name, cards.iter().map(|card| count(&card.totals).to_string()).collect());
     }
-    text
+    // The first file with most attempts has them all: only what heals has those of the recovery.
+    let Some(longest) = cards.iter().max_by_key(|card| card.attempts.len()) else { return Ok(text) };
+    let mut group = None;
+    for attempt in &longest.attempts {
+        if group != Some(attempt.group) {
+            group = Some(attempt.group);
+            text += &format!("\n### {}\n\n{}", attempt.group.name(), head("attempt"));
+        }
+        let outcome = |card: &Scorecard| {
+            let found = card.attempts.iter().find(|found| found.id == attempt.id);
+            found.map_or("-", |found| found.outcome.name()).to_owned()
+        };
+        text += &row(&format!("`{}` {}", attempt.id, attempt.tries), cards.iter().map(outcome).collect());
+    }
+    Ok(text)
 }

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use crate::report::Answer;
 use crate::sys;
+
+const O_NONBLOCK: i32 = 0o4000;
 
 /// `none` where every set of capabilities is empty (proc_pid_status(5)).
 pub fn capabilities() -> Answer {
@@ -14,7 +16,9 @@ pub fn capabilities() -> Answer {
     let held: Vec<&str> = sets
         .iter()
         .copied()
-        .filter(|line| line.split_whitespace().nth(1).is_none_or(|set| set.bytes().any(|digit| digit != b'0')))
+        .filter(|line| {
+            line.split_whitespace().nth(1).is_none_or(|set| set.bytes().any(|digit| digit != b'0'))
+        })
         .collect();
     match (sets.len(), &held[..]) {
         (5, []) => Answer::word("none", ""),
@@ -76,10 +80,34 @@ pub fn climb() -> Answer {
     }
 }
 
+/// Raise the limit of core files as far as it goes: `unchanged` where none can be written all the same.
+pub fn core_limit() -> Answer {
+    const RLIMIT_CORE: i64 = 4;
+    let mut limits = [u64::MAX; 2];
+    // SAFETY: two numbers are what the call reads.
+    let raised = unsafe { sys::syscall(PRLIMIT64, [0, RLIMIT_CORE, limits.as_ptr() as i64, 0, 0, 0]) };
+    // SAFETY: two numbers are what the call writes.
+    let read = unsafe { sys::syscall(PRLIMIT64, [0, RLIMIT_CORE, 0, limits.as_mut_ptr() as i64, 0, 0]) };
+    match (raised, read) {
+        (_, Err(error)) => Answer::of(&error, "prlimit64"),
+        // 1 byte holds no core, and keeps the kernel from starting a program to take it (core(5)).
+        (_, Ok(_)) if limits[1] <= 1 => Answer::word("unchanged", ""),
+        (Err(error), _) => Answer::of(&error, "prlimit64"),
+        (Ok(_), _) => Answer::word("ok", format!("{} bytes", limits[1])),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const PRLIMIT64: i64 = 302;
+#[cfg(not(target_arch = "x86_64"))]
+const PRLIMIT64: i64 = 261;
+
 /// Read some of a file: `ok` with its beginning, `empty`, or the error.
 pub fn read(path: &str) -> Answer {
     let mut text = Vec::new();
-    match File::open(path).and_then(|file| file.take(4096).read_to_end(&mut text)) {
+    // What has nothing to say yet must not keep us waiting.
+    let open = File::options().read(true).custom_flags(O_NONBLOCK).open(path);
+    match open.and_then(|file| file.take(4096).read_to_end(&mut text)) {
         Err(error) => Answer::of(&error, path),
         Ok(0) => Answer::word("empty", path),
         Ok(_) => Answer::word("ok", String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()),
@@ -93,8 +121,8 @@ pub fn siblings(file: &str) -> Answer {
         let path = format!("/proc/{pid}/{file}");
         match File::open(&path) {
             Ok(_) => return Answer::word("ok", path),
-            // It has ended meanwhile.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // It has ended meanwhile (its directory may still be there: ESRCH).
+            Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => {}
             Err(error) => refused = Some(Answer::of(&error, path)),
         }
     }

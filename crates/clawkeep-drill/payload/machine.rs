@@ -89,7 +89,10 @@ fn argument(word: &str, results: &[i64]) -> Result<Argument, Answer> {
             // One of ours may have the same number; then nothing is proven either way.
             match look::stat_field(pid, 22) {
                 Some(found) if found != started => {
-                    return Err(Answer::word("absent", "a process here has the number of the one on the host"));
+                    return Err(Answer::word(
+                        "absent",
+                        "a process here has the number of the one on the host",
+                    ));
                 }
                 Some(_) | None => Argument::Number(pid.into()),
             }

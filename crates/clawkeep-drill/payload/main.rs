@@ -5,8 +5,8 @@
 //! suite; this program decides nothing about what an answer means.
 
 mod foreign;
-mod machine;
 mod look;
+mod machine;
 mod net;
 mod program;
 mod report;

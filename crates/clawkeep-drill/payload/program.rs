@@ -27,6 +27,7 @@ pub fn run(words: &[&str]) -> Answer {
         ["eat", mib] => strain::eat(number(mib)),
         ["fill", path, mib] => strain::fill(path, number(mib)),
         ["stop"] => strain::stop(),
+        ["core-limit"] => look::core_limit(),
         ["core"] => strain::core(),
         ["kill-everything"] => strain::kill_everything(),
         ["kill-init"] => strain::kill_init(),

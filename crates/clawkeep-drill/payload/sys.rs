@@ -113,6 +113,7 @@ pub fn memfd() -> Result<i32> {
 /// `SIGSYS` for 31 (signal(7)); the numbers are those of x86 and ARM.
 pub fn signal_name(signal: i32) -> &'static str {
     match signal {
+        2 => "SIGINT",
         4 => "SIGILL",
         6 => "SIGABRT",
         7 => "SIGBUS",

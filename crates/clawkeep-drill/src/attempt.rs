@@ -53,6 +53,8 @@ pub struct Attempt {
 pub(crate) enum Control {
     /// A tunnel to the model's route through the proxy; where there is no proxy, a connection on the loopback.
     Proxy,
+    /// The first where the target has netlink sockets, else the second.
+    Routes(Steps, Steps),
     /// This.
     Steps(Steps),
 }
@@ -155,6 +157,8 @@ pub(crate) enum Needs {
     MemoryLimit,
     /// With a limit of a file's size in force.
     FileLimit,
+    /// In a target that shows parts of the host: another system's files are nobody's secret.
+    HostSystem,
     /// With guards.
     Guards,
     /// With a proxy that leads out.

@@ -60,7 +60,8 @@ fn decide(
     }
     let Some(control) = control else {
         return match said.status {
-            127 => (Outcome::NotRun, format!("there is no {} in it", runtime.name())),
+            // Not there, or not to be executed.
+            126 | 127 => (Outcome::NotRun, format!("there is no {} in it", runtime.name())),
             status => (Outcome::Broken, format!("it said nothing, and ended with status {status}")),
         };
     };

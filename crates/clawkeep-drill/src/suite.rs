@@ -182,6 +182,8 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::ProcessLimit => limit(traits.processes, MOST_PROCESSES, "processes"),
         Needs::MemoryLimit => limit(traits.memory_bytes, MOST_MEMORY, "memory"),
         Needs::FileLimit => limit(traits.file_bytes, u64::MAX, "a file's size"),
+        Needs::HostSystem if !traits.own_system => None,
+        Needs::HostSystem => Some("its system is not the host's".to_owned()),
         Needs::Guards if traits.guards => None,
         Needs::Guards => Some("its agent has no guards".to_owned()),
         Needs::Proxy if traits.proxy.is_some() => None,
@@ -192,3 +194,7 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::X86 => Some("only x86-64 has it".to_owned()),
     }
 }
+
+#[cfg(test)]
+#[path = "suite_tests.rs"]
+mod tests;

@@ -80,12 +80,16 @@ impl std::error::Error for TargetError {}
 pub struct Traits {
     /// Port on its loopback of a proxy that leads to `inference.local`.
     pub proxy: Option<u16>,
+    /// Netlink sockets for the questions of getifaddrs(3) are open in it; the strict profile has none.
+    pub netlink: bool,
     /// Its walls are ours: each answer must be the one that is written down, not just any refusal.
     pub exact: bool,
     /// It has a process-id namespace of its own.
     pub own_processes: bool,
     /// Its system is mounted read-only, or nothing is lost with it.
     pub read_only_system: bool,
+    /// What it sees as its system is not the host's.
+    pub own_system: bool,
     /// Limit of processes.
     pub processes: Option<u64>,
     /// Limit of memory, in bytes.

@@ -18,6 +18,8 @@ const TUNNEL: &str = "CONNECT inference.local:443 HTTP/1.1\r\nHost: inference.lo
 pub(crate) fn both(control: &Control, attack: &Steps, context: &Context<'_>) -> Vec<String> {
     let control = match (control, context.traits.proxy) {
         (Control::Steps(steps), _) => program(steps, context),
+        (Control::Routes(routes, _), _) if context.traits.netlink => program(routes, context),
+        (Control::Routes(_, other), _) => program(other, context),
         (Control::Proxy, Some(_)) => program(&Steps::ToProxy(TUNNEL), context),
         (Control::Proxy, None) => vec!["loopback".to_owned()],
     };

@@ -9,8 +9,11 @@ fn drill(only: Option<&str>) -> Scorecard {
     let path = dir.path().join("payload");
     std::fs::write(&path, payload()).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let mut target =
-        Local { enter: Vec::new(), payload: path.display().to_string(), traits: Traits::default() };
+    let mut target = Local {
+        enter: Vec::new(),
+        payload: path.display().to_string(),
+        traits: Traits { netlink: true, ..Traits::default() },
+    };
     let canaries = Canaries::set(dir.path()).unwrap();
     let settings = Settings { only, recovery: true, progress: &mut |_, _| (), cancelled: &|| false };
     let about = Scorecard {

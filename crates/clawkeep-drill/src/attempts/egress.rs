@@ -42,12 +42,15 @@ const DUMP: &[u8] = &[20, 0, 0, 0, 18, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 const DELETE_ADDRESS: &[u8] =
     &[32, 0, 0, 0, 21, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 32, 0, 0, 1, 0, 0, 0, 8, 0, 2, 0, 10, 99, 99, 99];
 
-/// Interfaces can be listed.
-const ROUTES: Control = Control::Steps(calls!(
-    SYS_socket(Int(NETLINK), Int(RAW), NOTHING);
-    SYS_sendto(Result(0), Bytes(DUMP), Int(20), NOTHING, NOTHING, NOTHING);
-    SYS_recvfrom(Result(0), Zeros(4096), Int(4096), NOTHING, NOTHING, NOTHING)
-));
+/// Interfaces can be listed, where the target's profile lets them be.
+const ROUTES: Control = Control::Routes(
+    calls!(
+        SYS_socket(Int(NETLINK), Int(RAW), NOTHING);
+        SYS_sendto(Result(0), Bytes(DUMP), Int(20), NOTHING, NOTHING, NOTHING);
+        SYS_recvfrom(Result(0), Zeros(4096), Int(4096), NOTHING, NOTHING, NOTHING)
+    ),
+    calls!(SYS_socket(Int(UNIX), Int(STREAM), NOTHING)),
+);
 
 macro_rules! dial {
     ($family:expr, $address:expr, $length:expr) => {
@@ -216,6 +219,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     egress("packet-socket", "a packet socket", SOCKETS, &[socket!(libc::AF_PACKET as i64, RAW, 0)]),
     egress("vsock", "a socket to the hypervisor", SOCKETS, &[socket!(libc::AF_VSOCK as i64, STREAM, 0)]),
+    egress(
+        "crypto-socket",
+        "the kernel's ciphers by a socket (AF_ALG)",
+        SOCKETS,
+        &[socket!(libc::AF_ALG as i64, libc::SOCK_SEQPACKET as i64, 0)],
+    ),
     egress("sctp", "an SCTP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_SCTP as i64)]),
     egress("mptcp", "a multipath TCP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_MPTCP as i64)]),
     egress("udplite", "a UDP-Lite socket", SOCKETS, &[socket!(INET, DATAGRAM, libc::IPPROTO_UDPLITE as i64)]),

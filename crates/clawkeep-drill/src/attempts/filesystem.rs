@@ -88,6 +88,12 @@ macro_rules! reads {
     };
 }
 
+macro_rules! host {
+    ($id:literal, $tries:literal, $path:literal, $expect:expr) => {
+        Attempt { needs: Needs::HostSystem, ..reads!($id, $tries, $path, READABLE, $expect) }
+    };
+}
+
 macro_rules! writes {
     ($id:literal, $tries:literal, $path:literal, $control:expr, $expect:expr) => {
         files(
@@ -101,14 +107,11 @@ macro_rules! writes {
 
 macro_rules! device {
     ($id:literal, $tries:literal, $path:literal) => {
-        device!($id, $tries, $path, ABSENT)
-    };
-    ($id:literal, $tries:literal, $path:literal, $expect:expr) => {
         files(
             $id,
             $tries,
             DEVICES,
-            &[native(calls!(SYS_openat(HERE, Text($path), Int(READ), NOTHING)), $expect)],
+            &[native(calls!(SYS_openat(HERE, Text($path), Int(READ), NOTHING)), ABSENT)],
         )
     };
 }
@@ -268,11 +271,11 @@ pub const ATTEMPTS: &[Attempt] = &[
             &["ENOENT", "EACCES"],
         )],
     ),
-    reads!("shadow", "the host's password hashes", "/etc/shadow", READABLE, ABSENT),
-    reads!("root-home", "root's files", "/root/.bashrc", READABLE, &["ENOENT", "EACCES"]),
-    reads!("host-state", "the package database of the host", "/var/lib/dpkg/status", READABLE, ABSENT),
-    reads!("host-boot", "the host's kernel configuration", "/boot/grub/grub.cfg", READABLE, ABSENT),
-    reads!("tls-keys", "the host's private keys", "/etc/ssl/private/ssl-cert-snakeoil.key", READABLE, ABSENT),
+    host!("shadow", "the host's password hashes", "/etc/shadow", ABSENT),
+    host!("root-home", "root's files", "/root/.bashrc", &["ENOENT", "EACCES"]),
+    host!("host-state", "the package database of the host", "/var/lib/dpkg/status", ABSENT),
+    host!("host-boot", "the host's kernel configuration", "/boot/grub/grub.cfg", ABSENT),
+    host!("tls-keys", "the host's private keys", "/etc/ssl/private/ssl-cert-snakeoil.key", ABSENT),
     reads!("init-socket", "the control socket of this sandbox", "/run/init.sock", READABLE, ABSENT),
     files(
         "climb-out",
@@ -371,8 +374,11 @@ pub const ATTEMPTS: &[Attempt] = &[
     reads!("kernel-memory", "the kernel's memory (kcore)", "/proc/kcore", PROC, MASKED),
     reads!("kernel-keys", "everybody's keys", "/proc/keys", PROC, MASKED),
     reads!("kernel-timers", "every timer of the host", "/proc/timer_list", PROC, MASKED),
-    // Who reads it takes it from others: it is only opened.
-    device!("kernel-messages", "the kernel's log as a file", "/proc/kmsg", MASKED),
+    Attempt {
+        // Who reads it takes it from others.
+        needs: Needs::OwnProcesses,
+        ..reads!("kernel-messages", "the kernel's log as a file", "/proc/kmsg", PROC, MASKED)
+    },
     reads!(
         "kernel-scheduler",
         "every process of the host, by the scheduler",

@@ -3,7 +3,7 @@
 
 use super::{ALIVE, FILTERED, FORK, HERE, NOTHING, OWN_FILE, UNKNOWN, calls, native};
 use crate::attempt::Arg::{Bytes, HostPid, Int, Own, Result, Sibling, Text, Zeros};
-use crate::attempt::{Attempt, Control, Group, Needs, Steps, Way, Word};
+use crate::attempt::{Attempt, Call, Control, Group, Needs, Steps, Way, Word};
 
 const fn kernel(id: &'static str, tries: &'static str, control: Control, ways: &'static [Way]) -> Attempt {
     Attempt { id, group: Group::Kernel, tries, control, ways, needs: Needs::Nothing }
@@ -38,6 +38,14 @@ const PERF_CLOCK: &[u8] = &[
 
 /// QCMD(Q_SYNC, USRQUOTA) of quotactl(2).
 const QUOTA_SYNC: i64 = 0x8000_0100;
+
+/// Calls of another architecture end whoever makes them.
+const KILLED: &[&str] = &["SIGSYS"];
+
+/// modify_ldt(2), which reads nothing here; its number on x86-64.
+const X86_MODIFY_LDT: Call = Call { number: 154, arguments: &[NOTHING, NOTHING, NOTHING] };
+/// iopl(2) with the level that every process has; its number on x86-64.
+const X86_IOPL: Call = Call { number: 172, arguments: &[NOTHING] };
 
 /// `struct clone_args` with CLONE_NEWUSER and SIGCHLD as exit signal.
 const CLONE_ARGS: &[u8] = &[
@@ -239,7 +247,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "call-of-the-future",
         "a call that no kernel has yet",
         ALIVE,
-        &[native(Steps::Calls(&[crate::attempt::Call { number: 1000, arguments: &[] }]), UNKNOWN)],
+        &[native(Steps::Calls(&[Call { number: 1000, arguments: &[] }]), UNKNOWN)],
     ),
     // The kernel itself.
     refused!("load-module", "to load a kernel module", FILES, SYS_init_module(NOTHING, NOTHING, Text(""))),
@@ -291,6 +299,32 @@ pub const ATTEMPTS: &[Attempt] = &[
             FILTERED,
         )],
     ),
-    x86("int80", "a call by the 32-bit entry", &[native(Steps::Verb(&[Word::Text("int80")]), &["SIGSYS"])]),
-    x86("x32", "a call of the x32 architecture", &[native(Steps::Verb(&[Word::Text("x32")]), UNKNOWN)]),
+    refused!(
+        "rewrite-own-map",
+        "another program's name for one's own process (PR_SET_MM)",
+        Control::Steps(calls!(SYS_prctl(
+            Int(libc::PR_GET_DUMPABLE as i64),
+            NOTHING,
+            NOTHING,
+            NOTHING,
+            NOTHING
+        ))),
+        SYS_prctl(
+            Int(libc::PR_SET_MM as i64),
+            Int(libc::PR_SET_MM_EXE_FILE as i64),
+            Int(-1),
+            NOTHING,
+            NOTHING
+        )
+    ),
+    unknown!(
+        "memory-policy",
+        "to place memory on the host's nodes",
+        MEMORY,
+        SYS_mbind(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+    ),
+    x86("modify-ldt", "segments of one's own", &[native(Steps::Calls(&[X86_MODIFY_LDT]), FILTERED)]),
+    x86("port-access", "the machine's ports", &[native(Steps::Calls(&[X86_IOPL]), FILTERED)]),
+    x86("int80", "a call by the 32-bit entry", &[native(Steps::Verb(&[Word::Text("int80")]), KILLED)]),
+    x86("x32", "a call of the x32 architecture", &[native(Steps::Verb(&[Word::Text("x32")]), KILLED)]),
 ];

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use clawkeep_daemon::Client;
 use clawkeep_daemon::api::{Answer, Rehearsal, Request, SandboxStatus, Value};
 use clawkeep_drill::{Program, Recovered, Runtime, Said, Target, TargetError, Traits, sealed_payload};
+use clawkeep_isolation::Programs;
+use clawkeep_plan::NetlinkRule;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::super::{launch, wait_ready};
@@ -83,11 +85,15 @@ fn unasked(problem: Problem) -> TargetError {
 impl Target for Inside<'_> {
     fn traits(&self) -> Traits {
         let limits = self.found.limits.as_ref().map(|limits| &limits.enforced);
+        let strict = Programs::new(NetlinkRule::Refused).map(|programs| programs.digest()).ok();
+        let seccomp = self.found.level.as_ref().map(|level| level.seccomp.digest);
         Traits {
             proxy: Some(PROXY),
+            netlink: seccomp.is_some() && seccomp != strict,
             exact: true,
             own_processes: true,
             read_only_system: true,
+            own_system: false,
             processes: limits.and_then(|limits| limits.pids),
             memory_bytes: limits.and_then(|limits| limits.memory_bytes),
             file_bytes: limits.and_then(|limits| limits.file_bytes),
