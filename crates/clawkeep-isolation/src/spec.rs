@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 
-use clawkeep_plan::{Digest, SCHEMA, to_canonical_json};
+use clawkeep_plan::{Digest, NetlinkRule, SCHEMA, to_canonical_json};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
+use crate::seccomp::Programs;
 
 /// Uid and gid of the agent, as seen in every sandbox.
 pub const AGENT_ID: u32 = 998;
@@ -40,9 +41,16 @@ pub struct SandboxSpec {
 
 impl SandboxSpec {
     /// Names this exact specification: a sandbox that was made from another one is not the same. Nor is one of
-    /// another schema, whose first process takes other orders and writes other receipts.
+    /// another schema, whose first process takes other orders and writes other receipts; or one whose first process
+    /// puts other seccomp programs around what it starts: its receipts would be rejected for ever.
     pub fn digest(&self) -> Digest {
-        Digest::of(to_canonical_json(&(SCHEMA, self)).as_bytes())
+        let walls = [NetlinkRule::RouteOnly, NetlinkRule::Refused]
+            .map(|netlink| Programs::new(netlink).map(|programs| programs.digest()).ok());
+        self.digest_behind(&walls)
+    }
+
+    fn digest_behind(&self, walls: &[Option<Digest>]) -> Digest {
+        Digest::of(to_canonical_json(&(SCHEMA, walls, self)).as_bytes())
     }
 }
 
@@ -128,4 +136,29 @@ pub enum MountAccess {
     ReadWrite,
     /// A device node: read and write, no execution.
     Device,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_behind_other_walls_is_another_one() {
+        let spec = SandboxSpec {
+            name: "box".into(),
+            ids: IdMap::range(1),
+            mounts: vec![],
+            symlinks: vec![],
+            files: vec![],
+            listeners: vec![],
+            tmp_bytes: 1,
+            log_bytes: 1,
+            limits: Limits::default(),
+        };
+        let other = Some(Digest::of(b"other"));
+        assert_eq!(spec.digest(), spec.clone().digest());
+        assert_ne!(spec.digest(), spec.digest_behind(&[other, other]));
+        let renamed = SandboxSpec { name: "another".into(), ..spec.clone() };
+        assert_ne!(spec.digest(), renamed.digest());
+    }
 }
