@@ -178,18 +178,22 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     limit(rustix::process::Resource::Core, 1)
 }
 
-/// A new and empty session keyring for this process and what it starts, in the place of its caller's (keyctl(2),
-/// KEYCTL_JOIN_SESSION_KEYRING). A kernel without keyrings has nothing to leave.
+/// A new session keyring for this process and what it starts, in the place of its caller's: empty, and with no
+/// permission for anybody (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM). A kernel without keyrings has
+/// nothing to leave.
 pub fn leave_session_keyring() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    const SETPERM: libc::c_int = 5;
     // SAFETY: a null name asks for an anonymous keyring; the kernel reads no memory of ours.
-    let joined =
+    let keyring =
         unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
-    match io::Error::last_os_error() {
-        _ if joined >= 0 => Ok(()),
-        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
-        error => Err(error),
+    if keyring < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENOSYS) { Ok(()) } else { Err(error) };
     }
+    // SAFETY: numbers only.
+    let closed = unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, keyring, 0) };
+    if closed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The descriptors with a number below `slots` that are open, and whether exec closes each (fcntl(2), F_GETFD).
@@ -269,10 +273,11 @@ mod tests {
         const SESSION_KEYRING: libc::c_int = -3;
         // SAFETY: numbers in, a number out.
         let session = || unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION_KEYRING, 1) };
-        // Where there are no keyrings both are the same error.
+        // Where there are no keyrings there is an error before as well.
         let before = session();
         leave_session_keyring().unwrap();
-        assert!(before < 0 || session() > 0 && session() != before);
+        let refused = (session(), io::Error::last_os_error().raw_os_error()) == (-1, Some(libc::EACCES));
+        assert!(before < 0 || refused, "it can be found, where nobody may");
     }
 
     #[test]
