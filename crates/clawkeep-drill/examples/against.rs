@@ -81,8 +81,13 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
     let path = path.display().to_string();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let bare = Traits { netlink: true, ..Traits::default() };
-    let contained =
-        Traits { netlink: true, own_processes: true, read_only_system: true, ..Traits::default() };
+    let contained = Traits {
+        netlink: true,
+        own_processes: true,
+        own_network: true,
+        read_only_system: true,
+        ..Traits::default()
+    };
     let mut target = match name {
         "none" => Local { enter: Vec::new(), payload: path, traits: bare },
         "bwrap" => {
