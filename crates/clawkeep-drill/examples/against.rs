@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use clawkeep_drill::{
-    Canaries, Drill, Local, Rendered, Scorecard, Settings, Totals, Traits, payload, render,
+    Canaries, Drill, Local, Outcome, Rendered, Scorecard, Settings, Traits, payload, render,
 };
 
 /// As others use it: the system read-only, everything unshared.
@@ -81,8 +81,13 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
     let path = path.display().to_string();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let bare = Traits { netlink: true, ..Traits::default() };
-    let contained =
-        Traits { netlink: true, own_processes: true, read_only_system: true, ..Traits::default() };
+    let contained = Traits {
+        netlink: true,
+        own_processes: true,
+        own_network: true,
+        read_only_system: true,
+        ..Traits::default()
+    };
     let mut target = match name {
         "none" => Local { enter: Vec::new(), payload: path, traits: bare },
         "bwrap" => {
@@ -142,16 +147,12 @@ fn tables(files: &[&str]) -> Result<String, String> {
         row(first, names) + &format!("|---|{}\n", "---|".repeat(cards.len()))
     };
     let mut text = head("outcome");
-    let counts: [(&str, fn(&Totals) -> usize); 4] = [
-        ("held", |totals| totals.held),
-        ("open", |totals| totals.open),
-        ("broken", |totals| totals.broken),
-        ("not run", |totals| totals.not_run),
-    ];
-    for (name, count) in counts {
-        text += &row(name, cards.iter().map(|card| count(&card.totals).to_string()).collect());
+    for outcome in [Outcome::Held, Outcome::Open, Outcome::Broken, Outcome::NotRun] {
+        let count =
+            |card: &Scorecard| card.attempts.iter().filter(|a| a.outcome == outcome).count().to_string();
+        text += &row(outcome.name(), cards.iter().map(count).collect());
     }
-    // The first file with most attempts has them all: only what heals has those of the recovery.
+    // One with most attempts has them all: only what heals has those of the recovery.
     let Some(longest) = cards.iter().max_by_key(|card| card.attempts.len()) else { return Ok(text) };
     let mut group = None;
     for attempt in &longest.attempts {

@@ -157,6 +157,8 @@ pub(crate) enum Needs {
     MemoryLimit,
     /// With a limit of a file's size in force.
     FileLimit,
+    /// In a target that has a network of its own.
+    OwnNetwork,
     /// In a target that shows parts of the host: another system's files are nobody's secret.
     HostSystem,
     /// With guards.

@@ -182,6 +182,8 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::ProcessLimit => limit(traits.processes, MOST_PROCESSES, "processes"),
         Needs::MemoryLimit => limit(traits.memory_bytes, MOST_MEMORY, "memory"),
         Needs::FileLimit => limit(traits.file_bytes, u64::MAX, "a file's size"),
+        Needs::OwnNetwork if traits.own_network => None,
+        Needs::OwnNetwork => Some("it would reach hosts of others".to_owned()),
         Needs::HostSystem if !traits.own_system => None,
         Needs::HostSystem => Some("its system is not the host's".to_owned()),
         Needs::Guards if traits.guards => None,

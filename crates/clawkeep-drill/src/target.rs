@@ -86,6 +86,8 @@ pub struct Traits {
     pub exact: bool,
     /// It has a process-id namespace of its own.
     pub own_processes: bool,
+    /// It has a network namespace of its own, which is meant to lead nowhere.
+    pub own_network: bool,
     /// Its system is mounted read-only, or nothing is lost with it.
     pub read_only_system: bool,
     /// What it sees as its system is not the host's.

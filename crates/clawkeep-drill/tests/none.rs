@@ -37,8 +37,8 @@ fn without_walls_most_attempts_succeed() {
     assert!(totals.open > 2 * totals.held && totals.open >= 80, "{totals:?}");
     let broken: Vec<_> = card.attempts.iter().filter(|attempt| attempt.outcome == Outcome::Broken).collect();
     assert!(broken.is_empty(), "{broken:#?}");
-    // What would harm whoever has no sandbox around it was not tried.
-    for id in ["kill-init", "fork-bomb", "truncate-file"] {
+    // What would harm whoever has no sandbox around it, or others, was not tried.
+    for id in ["kill-init", "fork-bomb", "truncate-file", "tcp-direct"] {
         let found = card.attempts.iter().find(|attempt| attempt.id == id).unwrap();
         assert_eq!(found.outcome, Outcome::NotRun, "{found:?}");
     }

@@ -12,6 +12,11 @@ const fn egress(id: &'static str, tries: &'static str, control: Control, ways: &
     Attempt { id, group: Group::Egress, tries, control, ways, needs: Needs::Nothing }
 }
 
+/// To hosts of others, which is not tried where nothing is in the way.
+const fn outside(id: &'static str, tries: &'static str, control: Control, ways: &'static [Way]) -> Attempt {
+    Attempt { needs: Needs::OwnNetwork, ..egress(id, tries, control, ways) }
+}
+
 const STREAM: i64 = libc::SOCK_STREAM as i64;
 const DATAGRAM: i64 = libc::SOCK_DGRAM as i64;
 const RAW: i64 = libc::SOCK_RAW as i64;
@@ -88,12 +93,12 @@ macro_rules! path {
 
 macro_rules! inet6 {
     ($id:literal, $tries:literal, $address:expr, $expect:expr) => {
-        egress($id, $tries, SOCKETS6, &[native(dial!(INET6, Inet6($address, 443), 28), $expect)])
+        outside($id, $tries, SOCKETS6, &[native(dial!(INET6, Inet6($address, 443), 28), $expect)])
     };
 }
 
 pub const ATTEMPTS: &[Attempt] = &[
-    egress(
+    outside(
         "tcp-direct",
         "TCP to an address in the internet, past the proxy",
         Control::Proxy,
@@ -115,7 +120,7 @@ pub const ATTEMPTS: &[Attempt] = &[
             script(Node, "await dial({host: '127.0.0.1', port: TCP})", NOBODY),
         ],
     ),
-    egress(
+    outside(
         "udp-dns",
         "UDP to a name server in the internet",
         Control::Proxy,
@@ -132,7 +137,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         SOCKETS,
         &[native(send!(UdpCanary), NOBODY), script(Python, "datagram(('127.0.0.1', UDP))", NOBODY)],
     ),
-    egress(
+    outside(
         "name-lookup",
         "the address of a host name",
         Control::Proxy,
@@ -172,7 +177,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         // Without a scope (ipv6(7)).
         &["EINVAL"]
     ),
-    egress(
+    outside(
         "metadata-service",
         "the cloud's metadata at 169.254.169.254",
         Control::Proxy,
@@ -181,7 +186,7 @@ pub const ATTEMPTS: &[Attempt] = &[
             script(Python, "dial(('169.254.169.254', 80))", UNROUTABLE),
         ],
     ),
-    egress(
+    outside(
         "private-network",
         "a host of the private network (192.168.0.1)",
         SOCKETS,

@@ -92,6 +92,7 @@ impl Target for Inside<'_> {
             netlink: seccomp.is_some() && seccomp != strict,
             exact: true,
             own_processes: true,
+            own_network: true,
             read_only_system: true,
             own_system: false,
             processes: limits.and_then(|limits| limits.pids),
