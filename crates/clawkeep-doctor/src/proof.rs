@@ -15,6 +15,10 @@ use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::check::Check;
+use crate::explain::explain;
+use crate::facts::Facts;
+
 /// The slot of the ids of a sandbox that is only tried: none of the registry's.
 pub(crate) const SLOT: u32 = 36_000;
 
@@ -27,6 +31,9 @@ pub enum Unproven {
     /// It could not be made.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// There is no place for its directories.
+    #[error("no temporary directory can be made: {0}")]
+    Scratch(io::Error),
     /// It was made, and something went wrong then.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -39,12 +46,16 @@ pub enum Unproven {
 }
 
 impl Unproven {
-    /// The step of the setup that failed.
-    pub fn step(&self) -> &str {
+    /// The cause and the command against it, as far as the host tells.
+    pub fn explain(&self, facts: &Facts) -> Option<Check> {
         match self {
-            Self::Create(error) => error.step(),
-            Self::Io(step, _) => step,
-            Self::Receipt(_) | Self::Short(_) => "",
+            Self::Create(error) => explain(error.step(), facts),
+            Self::Scratch(_) => Some(Check::fail(
+                "tmp",
+                format!("{} does not take it", std::env::temp_dir().display()),
+                "export TMPDIR=/a/directory/of/yours",
+            )),
+            Self::Io(..) | Self::Receipt(_) | Self::Short(_) => None,
         }
     }
 }
@@ -59,10 +70,10 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> Unproven {
 /// # Errors
 /// [`Unproven`]; nothing is left then either.
 pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
-    let scratch = tempfile::tempdir().map_err(at("make a directory for it"))?;
+    let scratch = tempfile::tempdir().map_err(Unproven::Scratch)?;
     let (run, home) = (scratch.path().join("run"), scratch.path().join("home"));
     let ids = IdMap::for_current_user(SLOT);
-    std::fs::create_dir(&home).map_err(at("make a directory for it"))?;
+    std::fs::create_dir(&home).map_err(Unproven::Scratch)?;
     let (uid, gid) = ids.host_agent();
     chown(&home, Some(uid), Some(gid)).map_err(at("give the directory to its user"))?;
     let System { mut mounts, symlinks } = System::of_this_host();
