@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -102,8 +103,12 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
     let netlink = NetlinkRule::RouteOnly;
     let seccomp =
         Programs::new(netlink).map_err(io::Error::other).map_err(at("build the seccomp programs"))?;
+    ask(handle, Order::Hello)?;
+    // The first that comes with its answer is its root directory.
+    let root = receive(handle)?.1.into_iter().next();
+    let root = root.ok_or_else(|| at("reach it")(io::ErrorKind::InvalidData.into()))?;
     let expected =
-        expected(spec, seccomp.digest(), false, handle.pid).map_err(at("look at it from outside"))?;
+        expected(spec, seccomp.digest(), false, root.as_fd()).map_err(at("look at it from outside"))?;
     let spawn = Spawn {
         id: "true".into(),
         kind: Kind::Gateway,
@@ -116,12 +121,11 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
         stdio: Stdio::Log,
         reports: false,
     };
-    let request = Request { number: 1, order: Order::Spawn(Box::new(spawn)) };
-    wire::send(&handle.connection, &request, &[]).map_err(at("start /bin/true"))?;
+    ask(handle, Order::Spawn(Box::new(spawn)))?;
     let (mut receipt, mut ended) = (String::new(), None);
     // It has said everything when it has ended, and said something.
     while ended.is_none() || receipt.is_empty() {
-        match next(handle)? {
+        match receive(handle)?.0 {
             Message::Event(Event::Receipt { text, .. }) => receipt = text,
             Message::Event(Event::Ended { how, .. }) => ended = Some(how),
             Message::Reply { reply: Reply::Failed { step, reason }, .. } => {
@@ -139,17 +143,18 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
     if short.is_empty() { Ok(level) } else { Err(Unproven::Short(short)) }
 }
 
-fn next(handle: &InitHandle) -> Result<Message, Unproven> {
+fn ask(handle: &InitHandle, order: Order) -> Result<(), Unproven> {
+    wire::send(&handle.connection, &Request { number: 1, order }, &[]).map_err(at("talk to it"))
+}
+
+fn receive(handle: &InitHandle) -> Result<(Message, Vec<OwnedFd>), Unproven> {
     let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    let silent = || io::Error::from(io::ErrorKind::TimedOut);
     match poll(&mut [PollFd::new(&handle.connection, PollFlags::IN)], Some(&patience)) {
-        Ok(0) => Err(at("wait for /bin/true")(silent())),
-        Ok(_) => {
-            let message = wire::receive(&handle.connection).map_err(at("wait for /bin/true"))?;
-            let gone = || at("wait for /bin/true")(io::ErrorKind::UnexpectedEof.into());
-            message.map(|(message, _)| message).ok_or_else(gone)
-        }
-        Err(Errno::INTR) => next(handle),
-        Err(errno) => Err(at("wait for /bin/true")(errno.into())),
+        Err(Errno::INTR) => return receive(handle),
+        Err(errno) => Err(errno.into()),
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) => wire::receive(&handle.connection)
+            .and_then(|message| message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())),
     }
+    .map_err(at("talk to it"))
 }
