@@ -223,6 +223,34 @@ fn doctor_proves_that_a_sandbox_can_be_made_and_leaves_nothing() {
     leftovers.assert_none_new(LONG);
 }
 
+/// A /proc that hides what is not one's own hides a sandbox's first process from the user that made it as well.
+#[test]
+fn an_ordinary_user_to_whom_proc_hides_others_can_have_a_sandbox_too() {
+    let test = "an_ordinary_user_to_whom_proc_hides_others_can_have_a_sandbox_too";
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: {test} needs root to mount a /proc");
+        return;
+    }
+    if Reexec::of(test).private_mounts().run() != Outcome::Inside {
+        return;
+    }
+    let mounted = Command::new("mount").args(["-t", "proc", "-o", "hidepid=2", "proc", "/proc"]).status();
+    assert!(mounted.unwrap().success());
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(12_345), Some(12_345)).unwrap();
+    let user = "--reuid 12345 --regid 12345 --clear-groups --inh-caps=-all --";
+    let output = Command::new("setpriv")
+        .args(user.split(' '))
+        .args([PROGRAM, "doctor"])
+        .env("TMPDIR", dir.path())
+        .env("CLAWKEEP_HOME", dir.path().join("state"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("run behind every wall"), "{told}");
+}
+
 /// The same life without any privilege: one user, one mapped id, everything else alike.
 #[test]
 fn an_ordinary_user_gets_the_same_sandbox_and_the_same_healing() {

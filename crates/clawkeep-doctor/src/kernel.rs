@@ -117,8 +117,15 @@ pub fn limits(facts: &Facts) -> Check {
     if cgroups.lacks.is_empty() {
         return Check::ok(ID, format!("{}: {}", cgroups.hierarchy, cgroups.controllers.join(", ")));
     }
-    let lacks = cgroups.lacks.iter().map(|(controller, why)| format!("{controller} is not limited: {why}"));
-    let found = lacks.collect::<Vec<_>>().join("\n");
+    let mut whys: Vec<&str> = cgroups.lacks.iter().map(|(_, why)| why.as_str()).collect();
+    whys.sort_unstable();
+    whys.dedup();
+    let of = |why| {
+        cgroups.lacks.iter().filter(move |(_, one)| one == why).map(|(controller, _)| controller.as_str())
+    };
+    let told =
+        whys.iter().map(|why| format!("no limit of {}: {why}", of(why).collect::<Vec<_>>().join(", ")));
+    let found = told.collect::<Vec<_>>().join("\n");
     let cpu_alone = cgroups.lacks.iter().all(|(controller, _)| controller == "cpu");
     let fix = match (facts.container.as_deref(), facts.root(), facts.systemd) {
         (Some(name @ ("docker" | "podman")), ..) => {

@@ -157,9 +157,9 @@ fn user(facts: &Facts, errno: Errno) -> Check {
             fail(format!("refused by the seccomp filter of {}", around(facts)), loosen(facts))
         }
         errno => {
-            let modules =
-                facts.lsm.as_ref().map(|lsm| format!(" (security modules: {lsm})")).unwrap_or_default();
-            fail(format!("refused: {}{modules}", io::Error::from(errno)), loosen(facts))
+            let modules = facts.lsm.as_ref().map(|lsm| format!(" ({lsm})")).unwrap_or_default();
+            let error = io::Error::from(errno);
+            fail(format!("refused as in a chroot, or by a security module{modules}: {error}"), loosen(facts))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::check::Check;
+use crate::explain::explain;
+use crate::facts::Facts;
+
 /// The slot of the ids of a sandbox that is only tried: none of the registry's.
 pub(crate) const SLOT: u32 = 36_000;
 
@@ -27,6 +32,9 @@ pub enum Unproven {
     /// It could not be made.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// There is no place for its directories.
+    #[error("no temporary directory can be made: {0}")]
+    Scratch(io::Error),
     /// It was made, and something went wrong then.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -39,12 +47,16 @@ pub enum Unproven {
 }
 
 impl Unproven {
-    /// The step of the setup that failed.
-    pub fn step(&self) -> &str {
+    /// The cause and the command against it, as far as the host tells.
+    pub fn explain(&self, facts: &Facts) -> Option<Check> {
         match self {
-            Self::Create(error) => error.step(),
-            Self::Io(step, _) => step,
-            Self::Receipt(_) | Self::Short(_) => "",
+            Self::Create(error) => explain(error.step(), facts),
+            Self::Scratch(_) => Some(Check::fail(
+                "tmp",
+                format!("{} does not take it", std::env::temp_dir().display()),
+                "export TMPDIR=/a/directory/of/yours",
+            )),
+            Self::Io(..) | Self::Receipt(_) | Self::Short(_) => None,
         }
     }
 }
@@ -59,10 +71,10 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> Unproven {
 /// # Errors
 /// [`Unproven`]; nothing is left then either.
 pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
-    let scratch = tempfile::tempdir().map_err(at("make a directory for it"))?;
+    let scratch = tempfile::tempdir().map_err(Unproven::Scratch)?;
     let (run, home) = (scratch.path().join("run"), scratch.path().join("home"));
     let ids = IdMap::for_current_user(SLOT);
-    std::fs::create_dir(&home).map_err(at("make a directory for it"))?;
+    std::fs::create_dir(&home).map_err(Unproven::Scratch)?;
     let (uid, gid) = ids.host_agent();
     chown(&home, Some(uid), Some(gid)).map_err(at("give the directory to its user"))?;
     let System { mut mounts, symlinks } = System::of_this_host();
@@ -91,8 +103,12 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
     let netlink = NetlinkRule::RouteOnly;
     let seccomp =
         Programs::new(netlink).map_err(io::Error::other).map_err(at("build the seccomp programs"))?;
+    ask(handle, Order::Hello)?;
+    // The first that comes with its answer is its root directory.
+    let root = receive(handle)?.1.into_iter().next();
+    let root = root.ok_or_else(|| at("reach it")(io::ErrorKind::InvalidData.into()))?;
     let expected =
-        expected(spec, seccomp.digest(), false, handle.pid).map_err(at("look at it from outside"))?;
+        expected(spec, seccomp.digest(), false, root.as_fd()).map_err(at("look at it from outside"))?;
     let spawn = Spawn {
         id: "true".into(),
         kind: Kind::Gateway,
@@ -105,12 +121,11 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
         stdio: Stdio::Log,
         reports: false,
     };
-    let request = Request { number: 1, order: Order::Spawn(Box::new(spawn)) };
-    wire::send(&handle.connection, &request, &[]).map_err(at("start /bin/true"))?;
+    ask(handle, Order::Spawn(Box::new(spawn)))?;
     let (mut receipt, mut ended) = (String::new(), None);
     // It has said everything when it has ended, and said something.
     while ended.is_none() || receipt.is_empty() {
-        match next(handle)? {
+        match receive(handle)?.0 {
             Message::Event(Event::Receipt { text, .. }) => receipt = text,
             Message::Event(Event::Ended { how, .. }) => ended = Some(how),
             Message::Reply { reply: Reply::Failed { step, reason }, .. } => {
@@ -128,17 +143,18 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
     if short.is_empty() { Ok(level) } else { Err(Unproven::Short(short)) }
 }
 
-fn next(handle: &InitHandle) -> Result<Message, Unproven> {
+fn ask(handle: &InitHandle, order: Order) -> Result<(), Unproven> {
+    wire::send(&handle.connection, &Request { number: 1, order }, &[]).map_err(at("talk to it"))
+}
+
+fn receive(handle: &InitHandle) -> Result<(Message, Vec<OwnedFd>), Unproven> {
     let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    let silent = || io::Error::from(io::ErrorKind::TimedOut);
     match poll(&mut [PollFd::new(&handle.connection, PollFlags::IN)], Some(&patience)) {
-        Ok(0) => Err(at("wait for /bin/true")(silent())),
-        Ok(_) => {
-            let message = wire::receive(&handle.connection).map_err(at("wait for /bin/true"))?;
-            let gone = || at("wait for /bin/true")(io::ErrorKind::UnexpectedEof.into());
-            message.map(|(message, _)| message).ok_or_else(gone)
-        }
-        Err(Errno::INTR) => next(handle),
-        Err(errno) => Err(at("wait for /bin/true")(errno.into())),
+        Err(Errno::INTR) => return receive(handle),
+        Err(errno) => Err(errno.into()),
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) => wire::receive(&handle.connection)
+            .and_then(|message| message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())),
     }
+    .map_err(at("talk to it"))
 }

@@ -1,22 +1,30 @@
 //! What the host side knows of a sandbox's walls by itself, for the receipts of what runs in it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 
 use clawkeep_plan::{Digest, Expected, IdRange, RECEIPT_FD};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::seccomp::Programs;
 use crate::spec::{AGENT_ID, ID_RANGE, IdMap, SandboxSpec};
 use crate::{mounts, readback, seal, sys};
 
 /// What a process in a sandbox of this specification must say of itself. `seccomp` is the digest of the programs
-/// that it is to run under ([`Programs::digest`]), `reports` whether it is given its receipt pipe, `init` the pid of
-/// the sandbox's first process on the host; its mounts are read from outside, now.
+/// that it is to run under ([`Programs::digest`]), `reports` whether it is given its receipt pipe, `root` the
+/// sandbox's root directory; what its first process sees mounted is read through that, now.
 ///
 /// # Errors
 /// When /proc does not tell; then no receipt can be accepted.
-pub fn expected(spec: &SandboxSpec, seccomp: Digest, reports: bool, init: i32) -> io::Result<Expected> {
-    let mountinfo = std::fs::read(format!("/proc/{init}/mountinfo"))?;
-    let mountinfo = String::from_utf8_lossy(&mountinfo);
+pub fn expected(
+    spec: &SandboxSpec,
+    seccomp: Digest,
+    reports: bool,
+    root: BorrowedFd<'_>,
+) -> io::Result<Expected> {
+    let mountinfo = mountinfo(root)?;
     let asked = seal::asked(sys::landlock_abi());
     Ok(Expected {
         landlock_abi: asked.abi,
@@ -32,6 +40,21 @@ pub fn expected(spec: &SandboxSpec, seccomp: Digest, reports: bool, init: i32) -
         wrong_mounts: mounts::astray(&mountinfo, spec)?,
         descriptors: (0..3).chain(reports.then_some(RECEIPT_FD)).collect(),
     })
+}
+
+/// The mounts of process 1, by the sandbox's own /proc: the host's may hide the processes of others, and so those of
+/// our own that are not dumpable (proc(5), `hidepid`).
+fn mountinfo(root: BorrowedFd<'_>) -> io::Result<String> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(root, "proc/1/mountinfo", flags, Mode::empty(), how)?;
+    if rustix::fs::fstatfs(&file)?.f_type != rustix::fs::PROC_SUPER_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the sandbox's /proc is none"));
+    }
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes)?;
+    // Names of files in it may be any bytes.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The one line of the map that was asked for.

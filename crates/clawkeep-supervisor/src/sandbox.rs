@@ -350,7 +350,7 @@ impl Sandbox {
 
     /// What a process that was launched by this plan must have said of its isolation.
     pub fn expected(&self, plan: &LaunchPlan, seccomp: Digest) -> std::io::Result<Expected> {
-        expected(&self.spec, seccomp, !plan.guards.is_empty(), self.handle.pid)
+        expected(&self.spec, seccomp, !plan.guards.is_empty(), self.root.as_fd())
     }
 
     /// Execute. The only way to start an agent, and it takes a verified plan and uses it up.

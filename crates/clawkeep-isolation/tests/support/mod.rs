@@ -109,9 +109,10 @@ impl Sandbox {
     }
 
     /// What a gateway in it must say of itself.
-    pub fn expected(&self) -> Expected {
+    pub fn expected(&mut self) -> Expected {
+        let (_, fds) = self.ask(Order::Hello, &[]);
         let seccomp = Programs::new(NetlinkRule::RouteOnly).unwrap().digest();
-        expected(&self.spec, seccomp, true, self.handle.pid).unwrap()
+        expected(&self.spec, seccomp, true, fds[0].as_fd()).unwrap()
     }
 
     pub fn ask(&mut self, order: Order, fds: &[BorrowedFd<'_>]) -> (Reply, Vec<OwnedFd>) {

@@ -5,7 +5,7 @@ mod installation;
 use std::time::Duration;
 
 use clawkeep_agents::Cancel;
-use clawkeep_doctor::{Check, Facts, State, Unproven, examine, explain, prove};
+use clawkeep_doctor::{Check, Facts, State, Unproven, examine, prove};
 use clawkeep_plan::EnforcedLevel;
 use serde_json::json;
 
@@ -65,7 +65,7 @@ fn tell(report: &mut Report, check: &Check) {
 fn walls(mut checks: Vec<Check>, proven: &Proven, facts: &Facts) -> Vec<Check> {
     const ID: &str = "sandbox";
     match proven {
-        Ok((_, took)) => {
+        Ok((level, took)) => {
             for check in checks.iter_mut().filter(|check| check.state == State::Fail) {
                 check.state = State::Warn;
             }
@@ -74,9 +74,18 @@ fn walls(mut checks: Vec<Check>, proven: &Proven, facts: &Facts) -> Vec<Check> {
                 ID,
                 format!("made, /bin/true run behind every wall in {ms:.1} ms, gone again"),
             ));
+            if !level.seccomp.recorded {
+                let found =
+                    "refused system calls are not recorded: somebody around this process listens already";
+                checks.push(Check::warn(
+                    "denials",
+                    found,
+                    "run Clawkeep outside of what listens (seccomp_unotify(2))",
+                ));
+            }
         }
         Err(error) => {
-            let cause = explain(error.step(), facts);
+            let cause = error.explain(facts);
             let fix = cause.as_ref().and_then(|cause| cause.fix.clone());
             let because = cause.map(|cause| format!("\nbecause of {}: {}", cause.id, cause.found));
             let found = format!("{error}{}", because.unwrap_or_default());
