@@ -184,7 +184,7 @@ impl Confinement {
         rustix::thread::set_capabilities(None, sets).map_err(at("drop capabilities"))?;
         rustix::thread::clear_ambient_capability_set().map_err(at("drop ambient capabilities"))?;
         rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
-        let landlock = self.seal.enter().map_err(at("enter the Landlock domain"))?;
+        let landlock = self.seal.enter(spawn.kind).map_err(at("enter the Landlock domain"))?;
 
         // Descriptors before the filter, in their places; all else is closed.
         for (number, fd) in (0..).zip(&fds.stdio) {

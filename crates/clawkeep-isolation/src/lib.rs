@@ -19,6 +19,7 @@ mod log;
 mod mountinfo;
 mod mounts;
 mod notify;
+mod proc;
 mod procself;
 pub mod proto;
 mod readback;

@@ -15,6 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use crate::children::Confinement;
 use crate::init;
 use crate::log::BoundedLog;
+use crate::proc;
 use crate::proto::{Setup, SetupOutcome};
 use crate::rootfs;
 use crate::spec::IdMap;
@@ -237,6 +238,7 @@ fn first_process(
     rootfs::enter(&setup.spec, sources, tmp, setup.tmp_bytes())?;
     let spec = &setup.spec;
     limit_shared_counts();
+    proc::seal()?;
     sys::loopback_up().map_err(at("bring up the loopback"))?;
     rustix::system::sethostname(spec.name.as_bytes()).map_err(at("take the host name"))?;
     sys::forbid_core_dumps().map_err(at("forbid core dumps"))?;
