@@ -133,7 +133,7 @@ impl Layout {
                     Err(error) => return Err(failed(error.into())),
                 };
                 let kind = file.metadata().map_err(failed)?;
-                Ok(kind.is_file().then(|| (file, 0, kind.len())))
+                Ok(kind.is_file().then_some((file, 0, kind.len())))
             }
             Place::Archive(file, files) => match files.get(name.as_bytes()) {
                 Some((from, length)) => Ok(Some((file.try_clone().map_err(failed)?, *from, *length))),

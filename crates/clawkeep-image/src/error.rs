@@ -62,6 +62,9 @@ pub enum ImageError {
     /// More than any image of a system has.
     #[error("the image is too large: it has more than {0}")]
     TooLarge(String),
+    /// Nobody could work in it.
+    #[error("the image has no /bin/sh, which a sandbox needs")]
+    NoShell,
     /// The disk is full.
     #[error("not enough disk space in {}", .0.display())]
     DiskFull(PathBuf),
@@ -94,6 +97,7 @@ impl ImageError {
             Self::Unsupported(_) => "image-unsupported",
             Self::UnsafeEntry { .. } => "image-unsafe-entry",
             Self::TooLarge(_) => "image-too-large",
+            Self::NoShell => "image-no-shell",
             Self::DiskFull(_) => "disk-full",
             Self::NoPermission(_) => "no-permission",
             Self::Io { .. } => "io",
@@ -114,6 +118,7 @@ impl ImageError {
             }
             Self::Unsupported(_) => "convert the image: skopeo copy --format oci oci:DIR oci:NEW",
             Self::UnsafeEntry { .. } | Self::TooLarge(_) => "do not use this image",
+            Self::NoShell => "use an image with a shell, such as debian:stable-slim or busybox",
             Self::DiskFull(_) => "free some space, or set CLAWKEEP_HOME to a larger disk",
             Self::NoPermission(_) | Self::Io { .. } => "look at the path that is named",
             Self::Cancelled => "run the same command again",

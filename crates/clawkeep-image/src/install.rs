@@ -68,12 +68,16 @@ pub fn install(
     }
     staging::sweep(root)?;
     let staged = staging::Staging::new(root, &chosen.digest.short())?;
-    let sum = unpack(&layout, &chosen, &staged.dir(ROOT)?, pause, progress)?;
+    let tree = tree(&staged.dir(ROOT)?)?;
+    let sum = unpack(&layout, &chosen, (&tree, staged.path()), pause, progress)?;
+    if !tree.has("bin/sh") {
+        return Err(ImageError::NoShell);
+    }
     let record = Record {
         schema: 1,
         digest: chosen.digest,
         name: chosen.name,
-        system: system(&tree(&staged.path().join(ROOT))?),
+        system: system(&tree),
         architecture: architecture().to_owned(),
         layers: chosen.manifest.layers.len() as u64,
         entries: sum.entries,
@@ -104,11 +108,10 @@ fn tree(dir: &Path) -> Result<Tree, ImageError> {
 fn unpack(
     layout: &Layout,
     chosen: &Chosen,
-    into: &Path,
+    (tree, into): (&Tree, &Path),
     pause: &dyn Fn(Duration) -> bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Sum, ImageError> {
-    let tree = tree(into)?;
     let layers = &chosen.manifest.layers;
     let (mut budget, mut sum, mut left) = (Budget::default(), Sum::default(), archive::MAX_BYTES);
     let mut told = Instant::now();
@@ -127,7 +130,7 @@ fn unpack(
             Ok(())
         };
         let content = archive::open(&mut blob, compression, &mut left);
-        let applied = apply(&tree, content, (&label, into), &mut budget, &mut sum, &mut tick);
+        let applied = apply(tree, content, (&label, into), &mut budget, &mut sum, &mut tick);
         // A layer that cannot be unpacked because it is damaged is damaged, before anything else is said of it.
         match (applied, blob.finish()) {
             (Ok(()), finished) => finished?,

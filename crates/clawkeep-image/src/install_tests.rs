@@ -5,14 +5,16 @@ use std::path::PathBuf;
 
 use clawkeep_plan::Digest;
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
+use testkit::layout::Layout;
 
 use super::*;
 use crate::remove_unused;
 
-/// A layout that is being written.
+/// A layout that is being written, and the directory of the images.
 struct Lab {
     dir: tempfile::TempDir,
+    layout: Layout,
 }
 
 /// A layer's archive: name, type, content or target.
@@ -53,56 +55,28 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     [compress(first), b"\x50\x2a\x4d\x18\x03\0\0\0abc".to_vec(), compress(second)].concat()
 }
 
-const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 impl Lab {
     fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
-        std::fs::create_dir_all(lab.layout().join("blobs/sha256")).unwrap();
-        std::fs::write(lab.layout().join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
-        lab
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("layout"));
+        Self { dir, layout }
     }
 
     /// With one image of these layers, given with what their media type ends with.
     fn of(layers: &[(&str, Vec<u8>)]) -> Self {
         let lab = Self::new();
-        let manifest = lab.image(architecture(), layers);
-        lab.index(&[manifest]);
+        lab.layout.index(&[lab.layout.image(architecture(), layers)]);
         lab
-    }
-
-    fn layout(&self) -> PathBuf {
-        self.dir.path().join("layout")
     }
 
     fn images(&self) -> PathBuf {
         self.dir.path().join("images")
     }
 
-    fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
-        let digest = Digest::of(bytes);
-        std::fs::write(self.layout().join(format!("blobs/sha256/{digest}")), bytes).unwrap();
-        json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()})
-    }
-
-    fn image(&self, arch: &str, layers: &[(&str, Vec<u8>)]) -> Value {
-        let config = json!({"architecture": arch, "os": "linux", "rootfs": {"type": "layers"}}).to_string();
-        let config = self.blob("application/vnd.oci.image.config.v1+json", config.as_bytes());
-        let layers: Vec<_> =
-            layers.iter().map(|(how, bytes)| self.blob(&format!("{TAR}{how}"), bytes)).collect();
-        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
-        self.blob(MANIFEST, manifest.as_bytes())
-    }
-
-    fn index(&self, manifests: &[Value]) {
-        let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
-        std::fs::write(self.layout().join("index.json"), index).unwrap();
-    }
-
     fn install(&self) -> Result<Installed, ImageError> {
-        install(&self.images(), &self.layout(), &|_| false, &mut |_| ())
+        install(&self.images(), self.layout.path(), &|_| false, &mut |_| ())
     }
 
     /// What lies in the images' directory, but for the lock.
@@ -195,7 +169,7 @@ fn a_tar_of_a_layout_is_as_good() {
     let wanted = lab.install().unwrap().image.digest();
     let file = lab.dir.path().join("image.tar");
     let mut builder = tar::Builder::new(std::fs::File::create(&file).unwrap());
-    builder.append_dir_all(".", lab.layout()).unwrap();
+    builder.append_dir_all(".", lab.layout.path()).unwrap();
     builder.finish().unwrap();
     let images = lab.dir.path().join("from-tar");
     let from_tar = install(&images, &file, &|_| false, &mut |_| ()).unwrap();
@@ -211,21 +185,21 @@ fn a_tar_of_a_layout_is_as_good() {
 fn the_manifest_for_this_machine_is_found_in_nested_indexes() {
     let [below, above] = two_layers();
     let lab = Lab::new();
-    let mut other = lab.image("s390x", &[("", above)]);
+    let mut other = lab.layout.image("s390x", &[("", above)]);
     other["platform"] = json!({"architecture": "s390x", "os": "linux"});
-    lab.index(std::slice::from_ref(&other));
+    lab.layout.index(std::slice::from_ref(&other));
     let error = lab.install().unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("the image has no manifest for linux/{}; it has linux/s390x", architecture())
     );
-    let ours = lab.image(architecture(), &[("", below.clone())]);
+    let ours = lab.layout.image(architecture(), &[("", below.clone())]);
     let index = json!({"schemaVersion": 2, "manifests": [other, ours]}).to_string();
-    let nested = lab.blob(INDEX, index.as_bytes());
-    lab.index(std::slice::from_ref(&nested));
+    let nested = lab.layout.blob(INDEX, index.as_bytes());
+    lab.layout.index(std::slice::from_ref(&nested));
     lab.install().unwrap();
-    let second = lab.image(architecture(), &[("", below), ("", archive(&[]))]);
-    lab.index(&[nested, second]);
+    let second = lab.layout.image(architecture(), &[("", below), ("", archive(&[]))]);
+    lab.layout.index(&[nested, second]);
     assert_eq!(lab.install().unwrap_err().code(), "image-ambiguous");
 }
 
@@ -248,7 +222,7 @@ fn what_is_damaged_or_missing_is_named_and_leaves_nothing() {
     ];
     for (code, edit) in edits {
         let lab = Lab::of(&[("+gzip", gzip(&below))]);
-        edit(&lab.layout().join(format!("blobs/sha256/{digest}")));
+        edit(&lab.layout.path().join(format!("blobs/sha256/{digest}")));
         let error = lab.install().unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(error.to_string().contains(&digest.to_string()), "{error}");
@@ -262,7 +236,7 @@ fn what_is_damaged_or_missing_is_named_and_leaves_nothing() {
     let error = install(&none.path().join("images"), none.path(), &|_| false, &mut |_| ()).unwrap_err();
     assert_eq!(error.code(), "image-not-a-layout");
     let cancelled = Lab::of(&[("", two_layers()[0].clone())]);
-    let error = install(&cancelled.images(), &cancelled.layout(), &|_| true, &mut |_| ()).unwrap_err();
+    let error = install(&cancelled.images(), &cancelled.layout.path(), &|_| true, &mut |_| ()).unwrap_err();
     assert_eq!((error.code(), cancelled.left()), ("cancelled", vec![]));
 }
 

@@ -150,8 +150,14 @@ impl Tree {
         Some(bytes)
     }
 
+    /// Whether there is something at this path, as it is seen inside: links lead no further than the tree.
+    pub fn has(&self, path: &str) -> bool {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how).is_ok()
+    }
+
     fn existing(&self, way: Option<&Way>) -> Result<OwnedFd, Refused> {
-        let Some(way) = way else { return Ok(self.root.try_clone().map_err(Refused::Io)?) };
+        let Some(way) = way else { return self.root.try_clone().map_err(Refused::Io) };
         let (above, name) = way.split();
         let path = std::path::Path::new(above).join(name);
         Ok(open_below(&self.root, path.as_os_str())?)

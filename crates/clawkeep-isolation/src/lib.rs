@@ -14,6 +14,7 @@ mod cgroup;
 mod children;
 mod create;
 mod expect;
+mod idmap;
 mod init;
 mod log;
 mod mountinfo;

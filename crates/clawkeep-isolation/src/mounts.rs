@@ -23,8 +23,8 @@ const OWN: &[(&str, &str, &[&str])] = &[
 /// The flags that a mount of the specification has at least, and so has everything that is mounted in it.
 fn flags(access: MountAccess) -> &'static [&'static str] {
     match access {
-        MountAccess::ReadOnly => &["ro", "nosuid", "nodev"],
-        MountAccess::ReadWrite => &["nosuid", "nodev"],
+        MountAccess::ReadOnly | MountAccess::Shown => &["ro", "nosuid", "nodev"],
+        MountAccess::ReadWrite | MountAccess::Shared { .. } => &["nosuid", "nodev"],
         MountAccess::Device => &["nosuid", "noexec"],
     }
 }

@@ -2,6 +2,7 @@
 //! written, and nothing else of the host. Built with the descriptor-based mount calls (mount_setattr(2),
 //! open_tree(2), move_mount(2)), so that no path is looked up twice.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -12,10 +13,10 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::proc;
 use crate::spec::{Mount, MountAccess, SandboxSpec};
 use crate::stage::{Failure, at};
 use crate::sys;
+use crate::{idmap, proc};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -32,28 +33,71 @@ pub struct Source {
     directory: bool,
 }
 
-/// Take copies of all that the spec mounts, and of the device nodes. To be called in the new mount namespace
-/// while the host's tree is still there, with ids that may look at the paths.
-pub fn take_sources(spec: &SandboxSpec) -> Result<Vec<Source>, Failure> {
+/// Take copies of all that the spec mounts but of what is there already, and of the device nodes. To be called in
+/// the new mount namespace while the host's tree is still there, with ids that may look at the paths.
+pub fn take_sources(spec: &SandboxSpec, mut there: Vec<Source>) -> Result<Vec<Source>, Failure> {
     let devices = DEVICES.iter().map(|name| Mount {
         source: Path::new("/dev").join(name),
         target: format!("/dev/{name}"),
         access: MountAccess::Device,
     });
-    spec.mounts.iter().cloned().chain(devices).map(take).collect()
+    let wanted = spec.mounts.iter().cloned().chain(devices);
+    let missing = wanted.filter(|mount| there.iter().all(|source| source.mount != *mount));
+    let taken: Vec<_> = missing.map(take).collect::<Result<_, _>>()?;
+    there.extend(taken);
+    Ok(there)
+}
+
+/// Those that only the host's root can take: what is shared with ids mapped.
+pub fn take_shared(spec: &SandboxSpec) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    for mount in &spec.mounts {
+        if let MountAccess::Shared { uid, gid } = mount.access {
+            let source = take(mount.clone())?;
+            let step = || format!("map the owner of {}", mount.source.display());
+            let map = idmap::user_namespace((uid, gid), spec.ids.host_agent()).map_err(at(step()))?;
+            sys::map_mount(source.tree.as_fd(), map.as_fd()).map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => at(step())(io::Error::other(
+                    "its file system does not take id-mapped mounts: share it read-only",
+                )),
+                _ => at(step())(error),
+            })?;
+            sources.push(source);
+        }
+    }
+    Ok(sources)
 }
 
 fn take(mount: Mount) -> Result<Source, Failure> {
     let step = || format!("look at {}", mount.source.display());
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, &mount.source, flags).map_err(at(step()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    // What is mounted below comes along; but for what is shared, whose ids are mapped one file system at a time.
+    let deep = match mount.access {
+        MountAccess::Shared { .. } if rustix::process::geteuid().is_root() => OpenTreeFlags::empty(),
+        _ => OpenTreeFlags::AT_RECURSIVE,
+    };
+    let tree = match mount.access {
+        MountAccess::Shown | MountAccess::Shared { .. } => {
+            let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let path = OFlags::PATH | OFlags::CLOEXEC;
+            let found = rustix::fs::openat2(CWD, &mount.source, path, Mode::empty(), how);
+            let found = found.map_err(|error| match error {
+                Errno::LOOP => at(step())(io::Error::other("there is a symbolic link in its path now")),
+                error => at(step())(error),
+            })?;
+            open_tree(&found, "", flags | deep | OpenTreeFlags::AT_EMPTY_PATH)
+        }
+        MountAccess::ReadOnly | MountAccess::ReadWrite | MountAccess::Device => {
+            open_tree(CWD, &mount.source, flags | deep)
+        }
+    };
+    let tree = tree.map_err(at(step()))?;
     let set = match mount.access {
-        MountAccess::ReadOnly => RDONLY | NOSUID | NODEV,
-        MountAccess::ReadWrite => NOSUID | NODEV,
+        MountAccess::ReadOnly | MountAccess::Shown => RDONLY | NOSUID | NODEV,
+        MountAccess::ReadWrite | MountAccess::Shared { .. } => NOSUID | NODEV,
         MountAccess::Device => NOSUID | NOEXEC,
     };
-    sys::set_mount_attributes(tree.as_fd(), set, true)
+    sys::set_mount_attributes(tree.as_fd(), set, !deep.is_empty())
         .map_err(at(format!("seal {}", mount.source.display())))?;
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(at(step()))?.st_mode);
     Ok(Source { directory: kind.is_dir(), mount, tree })

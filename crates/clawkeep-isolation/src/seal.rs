@@ -40,8 +40,7 @@ pub fn asked(kernel_abi: u32) -> Asked {
     // A later one than the library knows is asked for what the last known one has.
     let known = ABI::from(i32::try_from(kernel_abi).unwrap_or(i32::MAX));
     // Abstract sockets are held by the network namespace; this is the second wall for tiers that have none.
-    let scopes =
-        if known >= ABI::V6 { Scope::AbstractUnixSocket | Scope::Signal } else { BitFlags::EMPTY };
+    let scopes = if known >= ABI::V6 { Scope::AbstractUnixSocket | Scope::Signal } else { BitFlags::EMPTY };
     Asked { abi: known as u32, fs: AccessFs::from_all(known), scopes }
 }
 
@@ -68,12 +67,13 @@ fn other(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl Seal {
-    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI.
+    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI. `shared` may be
+    /// written to as well.
     ///
     /// # Errors
     /// When the kernel has no Landlock, or less of it than the ABI promises.
-    pub fn prepare(kernel_abi: u32) -> io::Result<Self> {
-        Self::around(kernel_abi, WRITABLE, DEVICES)
+    pub fn prepare(kernel_abi: u32, shared: &[&str]) -> io::Result<Self> {
+        Self::around(kernel_abi, &[WRITABLE, shared].concat(), DEVICES)
     }
 
     fn around(kernel_abi: u32, writable: &[&str], devices: &[&str]) -> io::Result<Self> {
@@ -98,7 +98,9 @@ impl Seal {
         allow("/", AccessFs::from_read(ABI::V1))?;
         for path in writable {
             let devices = AccessFs::MakeChar | AccessFs::MakeBlock;
-            allow(path, asked.fs & !devices)?;
+            let directory = std::fs::metadata(path)?.is_dir();
+            let all = if directory { asked.fs } else { asked.fs & AccessFs::from_file(ABI::V5) };
+            allow(path, all & !devices)?;
         }
         for path in devices {
             let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
@@ -222,7 +224,8 @@ mod tests {
     fn attempts(abi: u32, inside: &Path, outside: &Path, socket: &SocketAddr) -> Vec<(&'static str, i32)> {
         let number =
             |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
-        let level = Seal::around(abi, &[inside.to_str().unwrap()], &[]).unwrap().enter(Kind::Gateway).unwrap();
+        let level =
+            Seal::around(abi, &[inside.to_str().unwrap()], &[]).unwrap().enter(Kind::Gateway).unwrap();
         assert_eq!((level.asked, level.abi, level.status), (abi, abi, Restriction::Full));
         assert!(level.tried, "the proof of ABI {abi}");
         let parent = rustix::process::getppid().expect("whoever runs the tests");
