@@ -202,8 +202,11 @@ pub fn blueprint(
     mounts.push(Mount { source: dirs.home(), target: "/sandbox".into(), access: MountAccess::ReadWrite });
     mounts.push(read_only(ca_bundle, CA_BUNDLE));
     mounts.push(read_only(dirs.run().join(LOG), "/tmp/gateway.log"));
-    if let Some(dir) = bundle.map(|bundle| bundle.dir().to_owned()).or(config.agent.bundle.clone()) {
-        mounts.push(read_only(dir, AGENT_MOUNT));
+    if let Some(bundle) = bundle {
+        mounts.push(read_only(bundle.dir(), AGENT_MOUNT));
+    } else if let Some(source) = config.agent.bundle.clone() {
+        // The operator's, and perhaps in a directory that an agent may write to.
+        mounts.push(Mount { source, target: AGENT_MOUNT.into(), access: MountAccess::Shown });
     }
     mounts.extend(image);
     mounts.extend(config.isolation.mounts.clone());

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
@@ -138,11 +138,11 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 }
                 None => return Err(bad("a command needs a program".into())),
             }
-            if let Some(dir) = &bundle
-                && !(dir.is_absolute() && dir.is_dir())
-            {
-                return Err(bad(format!("{} is not an absolute path of a directory", dir.display())));
-            }
+            let real = |dir: PathBuf| match dir.canonicalize() {
+                Ok(real) if dir.is_absolute() && real.is_dir() => Ok(real),
+                _ => Err(bad(format!("{} is not an absolute path of a directory", dir.display()))),
+            };
+            let bundle = bundle.map(real).transpose()?;
             Ok(AgentConfig {
                 adapter: Adapter::Command { argv, health, config, safe_mode },
                 node_guards,

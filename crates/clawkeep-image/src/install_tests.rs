@@ -207,7 +207,8 @@ fn the_manifest_for_this_machine_is_found_in_nested_indexes() {
 fn what_is_damaged_or_missing_is_named_and_leaves_nothing() {
     let [below, _] = two_layers();
     let digest = Digest::of(&gzip(&below));
-    let edits: [(&str, fn(&Path)); 4] = [
+    type Edit = fn(&Path);
+    let edits: [(&str, Edit); 4] = [
         ("image-blob-missing", |blob| std::fs::remove_file(blob).unwrap()),
         ("image-digest-wrong", |blob| std::fs::write(blob, "short").unwrap()),
         ("image-digest-wrong", |blob| {
@@ -236,7 +237,7 @@ fn what_is_damaged_or_missing_is_named_and_leaves_nothing() {
     let error = install(&none.path().join("images"), none.path(), &|_| false, &mut |_| ()).unwrap_err();
     assert_eq!(error.code(), "image-not-a-layout");
     let cancelled = Lab::of(&[("", two_layers()[0].clone())]);
-    let error = install(&cancelled.images(), &cancelled.layout.path(), &|_| true, &mut |_| ()).unwrap_err();
+    let error = install(&cancelled.images(), cancelled.layout.path(), &|_| true, &mut |_| ()).unwrap_err();
     assert_eq!((error.code(), cancelled.left()), ("cancelled", vec![]));
 }
 

@@ -14,6 +14,8 @@ mod choose;
 mod document;
 mod entry;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod install;
 mod layer;

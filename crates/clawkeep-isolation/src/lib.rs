@@ -14,6 +14,8 @@ mod cgroup;
 mod children;
 mod create;
 mod expect;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod idmap;
 mod init;
 mod log;
