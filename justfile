@@ -36,3 +36,7 @@ chaos:
 # Every effect of the store: the power goes, the call fails, the program is killed.
 powercut:
     CLAWKEEP_POWERCUT=all cargo nextest run --test powercut --workspace
+
+# Feed every parser of hostile text, or the one that is named, for so many seconds each. Needs cargo-fuzz and a nightly compiler.
+fuzz target="" seconds="60":
+    scripts/fuzz "{{target}}" {{seconds}}

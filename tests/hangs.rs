@@ -32,6 +32,8 @@ fn create(installation: &Installation, sandbox: &str, health: &str) -> SandboxSt
         dashboard_port,
         settle_secs: Some(1),
         limits: Default::default(),
+        image: None,
+        mounts: vec![],
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();

@@ -289,6 +289,8 @@ fn a_session_that_takes_the_port_does_not_pass_for_the_gateway() {
         settle_secs: Some(1),
         dashboard_port: Some(testkit::free_port()),
         limits: Default::default(),
+        image: None,
+        mounts: vec![],
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     wait_until(LONG, "the sandbox to be there", || {

@@ -201,6 +201,8 @@ fn a_runtime_that_is_removed_from_the_host_is_installed_again() {
         settle_secs: None,
         dashboard_port: Some(testkit::free_port()),
         limits: Default::default(),
+        image: None,
+        mounts: vec![],
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name("my-assistant") }).unwrap();

@@ -209,6 +209,8 @@ impl Installation {
             settle_secs: Some(1),
             dashboard_port,
             limits,
+            image: None,
+            mounts: vec![],
         };
         Request::Create(Box::new(create))
     }

@@ -18,7 +18,7 @@ impl Cancel {
     }
 
     /// Wait for the flag at most this long; true when it is raised.
-    pub(crate) fn wait(&self, timeout: Duration) -> bool {
+    pub fn wait(&self, timeout: Duration) -> bool {
         let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.0.1.wait_timeout_while(guard, timeout, |raised| !*raised);
         *waited.unwrap_or_else(PoisonError::into_inner).0

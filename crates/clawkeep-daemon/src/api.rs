@@ -155,6 +155,23 @@ pub struct Create {
     /// What it may take of the host. What is asked for here is enforced, or there is no sandbox.
     #[serde(default)]
     pub limits: Limits,
+    /// The image that is its system, unpacked already; `None`: this host's `/usr`.
+    #[serde(default)]
+    pub image: Option<Digest>,
+    /// What else of this host it sees.
+    #[serde(default)]
+    pub mounts: Vec<HostMount>,
+}
+
+/// A directory or file of this host to show in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMount {
+    /// Absolute, and without links.
+    pub source: std::path::PathBuf,
+    /// Absolute, as seen inside.
+    pub target: String,
+    /// The agent may write to it.
+    pub writable: bool,
 }
 
 /// The agent of a new sandbox.
@@ -341,6 +358,12 @@ pub struct SandboxStatus {
     pub onboarded: bool,
     /// Its agent.
     pub agent: AgentStatus,
+    /// Where its programs and libraries are from.
+    #[serde(default)]
+    pub system: String,
+    /// What else of the host it sees, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<String>,
     /// Its gateway process, if there is one.
     pub gateway: Option<GatewayStatus>,
     /// Its guards.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
 use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
-use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
+use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, etc_files, read_only};
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
 };
@@ -17,6 +17,7 @@ use clawkeep_supervisor::{Blueprint, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
+use crate::system::{Base, base};
 
 /// The proxy's port on every sandbox's loopback.
 pub const PROXY_PORT: u16 = 3128;
@@ -50,13 +51,19 @@ pub struct AgentConfig {
 }
 
 /// `isolation` of a [`SandboxRecord`].
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct IsolationConfig {
     /// Netlink sockets are refused.
     pub strict: bool,
     /// What was asked for of its limits; records of before have none.
     #[serde(default)]
     pub limits: Limits,
+    /// The image that is its system; this host's where there is none.
+    #[serde(default)]
+    pub image: Option<Digest>,
+    /// What else of this host it sees.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
 }
 
 /// The registry's opaque parts, read.
@@ -158,6 +165,10 @@ pub fn blueprint(
     };
     let mut files: Vec<_> = agent.files.into_iter().map(inside).collect();
     files.push(PinnedFile { path: CA_BUNDLE.into(), digest: ca_digest });
+    let etc = etc_files(record.name.as_str());
+    let Base { system, pin } = base(home, &record.name, config.isolation.image, &etc)?;
+    let (image, image_pin) = pin.unzip();
+    files.extend(image_pin);
 
     let netlink = if config.isolation.strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
     let safe_env = config.agent.adapter.safe_env();
@@ -187,20 +198,24 @@ pub fn blueprint(
     });
 
     let ids = IdMap::for_current_user(record.slot);
-    let system = System::of_this_host();
     let mut mounts = system.mounts;
     mounts.push(Mount { source: dirs.home(), target: "/sandbox".into(), access: MountAccess::ReadWrite });
     mounts.push(read_only(ca_bundle, CA_BUNDLE));
     mounts.push(read_only(dirs.run().join(LOG), "/tmp/gateway.log"));
-    if let Some(dir) = bundle.map(|bundle| bundle.dir().to_owned()).or(config.agent.bundle.clone()) {
-        mounts.push(read_only(dir, AGENT_MOUNT));
+    if let Some(bundle) = bundle {
+        mounts.push(read_only(bundle.dir(), AGENT_MOUNT));
+    } else if let Some(source) = config.agent.bundle.clone() {
+        // The operator's, and perhaps in a directory that an agent may write to.
+        mounts.push(Mount { source, target: AGENT_MOUNT.into(), access: MountAccess::Shown });
     }
+    mounts.extend(image);
+    mounts.extend(config.isolation.mounts.clone());
     let spec = SandboxSpec {
         name: record.name.to_string(),
         ids,
         mounts,
         symlinks: system.symlinks,
-        files: etc_files(record.name.as_str()),
+        files: etc,
         listeners: vec![PROXY_PORT],
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,

@@ -2,21 +2,22 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
 use clawkeep_agents::{DocumentError, Owner};
 use clawkeep_inference::{AuthScheme, Provider, Route};
-use clawkeep_isolation::{Host, IdMap, Limits};
+use clawkeep_isolation::{Host, IdMap, Limits, etc_files};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
-use crate::forward;
 use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
+use crate::system::base;
+use crate::{forward, mounts};
 
 /// Make it and begin to supervise it. On a failure nothing of it is left.
 pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Failure> {
@@ -26,6 +27,11 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
+    let etc = etc_files(name.as_str());
+    let base = base(&daemon.home, &name, wanted.image, &etc)?;
+    // Which ids it is made of does not matter here, only of what kind they are.
+    let ids = IdMap::for_current_user(0);
+    let mounts = mounts::resolve(&wanted.mounts, daemon.home.root(), &base.system, ids)?;
     let taken: Vec<u16> = daemon
         .store
         .list()
@@ -53,7 +59,12 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
         desired: Desired::Running,
         adapter: to_value(&agent),
         route: to_value(&route),
-        isolation: to_value(&IsolationConfig { strict: wanted.strict, limits: wanted.limits }),
+        isolation: to_value(&IsolationConfig {
+            strict: wanted.strict,
+            limits: wanted.limits,
+            image: wanted.image,
+            mounts,
+        }),
         dashboard_port,
         onboarding: true,
     };
@@ -127,11 +138,11 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 }
                 None => return Err(bad("a command needs a program".into())),
             }
-            if let Some(dir) = &bundle
-                && !(dir.is_absolute() && dir.is_dir())
-            {
-                return Err(bad(format!("{} is not an absolute path of a directory", dir.display())));
-            }
+            let real = |dir: PathBuf| match dir.canonicalize() {
+                Ok(real) if dir.is_absolute() && real.is_dir() => Ok(real),
+                _ => Err(bad(format!("{} is not an absolute path of a directory", dir.display()))),
+            };
+            let bundle = bundle.map(real).transpose()?;
             Ok(AgentConfig {
                 adapter: Adapter::Command { argv, health, config, safe_mode },
                 node_guards,

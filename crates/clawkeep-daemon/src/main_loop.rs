@@ -20,6 +20,7 @@ use crate::launch::{OURSELVES, connect};
 use crate::manager::{self, Heart, Manager};
 use crate::say::say;
 use crate::server::Daemon;
+use crate::system::sweep_images;
 use crate::trouble::MEND_EVERY;
 use crate::wire::Asker;
 
@@ -126,7 +127,11 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     let mut mend = tokio::time::interval(MEND_EVERY);
     mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let sandboxes = daemon.home.sandboxes();
-    drop(tokio::task::spawn_blocking(move || sweep_removed(&sandboxes)));
+    let (home, store) = (daemon.home.clone(), Arc::clone(&daemon.store));
+    drop(tokio::task::spawn_blocking(move || {
+        sweep_removed(&sandboxes);
+        sweep_images(&home, &store);
+    }));
     let told_to_end = loop {
         tokio::select! {
             accepted = accept(&listener) => match accepted {

@@ -29,7 +29,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
         desired: Desired::Stopped,
         adapter: to_value(&agent),
         route: to_value(&route),
-        isolation: to_value(&IsolationConfig { strict: false, limits: Default::default() }),
+        isolation: to_value(&IsolationConfig::default()),
         dashboard_port: None,
         onboarding: false,
     };

@@ -19,6 +19,7 @@ use crate::running::Running;
 use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
+use crate::system::sweep_images;
 use crate::wire::Asker;
 use crate::{create, rebuild, route, turn};
 
@@ -494,6 +495,9 @@ impl Daemon {
         self.slots().remove(name);
         create::remove_files(self, name).await?;
         self.store.remove(name).map_err(store_failed)?;
+        let (home, store) = (self.home.clone(), Arc::clone(&self.store));
+        // What cannot be removed now is removed when the daemon starts.
+        let _ = tokio::task::spawn_blocking(move || sweep_images(&home, &store)).await;
         Ok(())
     }
 }

@@ -15,6 +15,9 @@ use crate::wire::Asker;
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
+/// A person's shell: bash where the sandbox's system has it.
+const LOGIN: [&str; 3] = ["/bin/sh", "-c", "command -v bash > /dev/null && exec bash; exec sh"];
+
 /// What a session is.
 pub struct Session {
     pub argv: Vec<String>,
@@ -56,7 +59,7 @@ pub async fn run(
     if session.terminal.is_some() {
         env.insert("TERM".into(), term.unwrap_or_else(|| "xterm-256color".into()));
     }
-    let argv = if session.argv.is_empty() { vec!["/bin/bash".into()] } else { session.argv };
+    let argv = if session.argv.is_empty() { LOGIN.map(String::from).into() } else { session.argv };
     let spawn = Spawn {
         id: id.clone(),
         kind: Kind::Session,

@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::config::Config;
 use crate::running::Running;
+use crate::{mounts, system};
 
 /// A Unix time in milliseconds, as RFC 3339 in UTC.
 pub fn rfc3339(unix_ms: u64) -> String {
@@ -86,6 +87,12 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
                 runtime: plan.agent.runtime.clone(),
             },
         ),
+        system: config
+            .as_ref()
+            .map_or_else(|| "unknown".to_owned(), |config| system::title(home, config.isolation.image)),
+        mounts: config
+            .as_ref()
+            .map_or_else(Vec::new, |config| config.isolation.mounts.iter().map(mounts::shown).collect()),
         gateway: snapshot.as_ref().and_then(|snapshot| {
             let gateway = snapshot.gateway.as_ref()?;
             Some(GatewayStatus {

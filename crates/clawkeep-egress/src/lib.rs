@@ -12,6 +12,8 @@
 mod authority;
 mod connection;
 mod front;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 mod idle;
 mod proxy;

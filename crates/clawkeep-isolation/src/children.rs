@@ -16,7 +16,7 @@ use crate::cgroup::Amounts;
 use crate::proto::{Kind, Spawn, Stdio};
 use crate::seal::Seal;
 use crate::seccomp::Programs;
-use crate::spec::{AGENT_ID, IdMap};
+use crate::spec::{AGENT_ID, IdMap, SandboxSpec};
 use crate::stage::{Failure, at};
 use crate::{audit, readback, sys, wire};
 
@@ -55,13 +55,13 @@ struct ChildFds {
 }
 
 impl Confinement {
-    pub fn prepare(ids: IdMap, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+    pub fn prepare(spec: &SandboxSpec, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
         let sessions = doors.split_off(doors.len() / 2);
         let programs =
             |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
-            ids,
-            seal: Seal::prepare(sys::landlock_abi()).map_err(at("prepare Landlock"))?,
+            ids: spec.ids,
+            seal: Seal::prepare(sys::landlock_abi(), &spec.writable()).map_err(at("prepare Landlock"))?,
             route_only: programs(NetlinkRule::RouteOnly)?,
             no_netlink: programs(NetlinkRule::Refused)?,
             amounts,
@@ -184,7 +184,7 @@ impl Confinement {
         rustix::thread::set_capabilities(None, sets).map_err(at("drop capabilities"))?;
         rustix::thread::clear_ambient_capability_set().map_err(at("drop ambient capabilities"))?;
         rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
-        let landlock = self.seal.enter().map_err(at("enter the Landlock domain"))?;
+        let landlock = self.seal.enter(spawn.kind).map_err(at("enter the Landlock domain"))?;
 
         // Descriptors before the filter, in their places; all else is closed.
         for (number, fd) in (0..).zip(&fds.stdio) {

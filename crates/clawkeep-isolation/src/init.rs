@@ -350,7 +350,11 @@ fn kill_all_but(spared_sessions: &[i32]) -> io::Result<u32> {
 /// Field 6 of a process's stat (proc_pid_stat(5)). Not by getsid(2): a session led from outside of this pid
 /// namespace has the number 0, which rustix takes for impossible.
 fn session(pid: Pid) -> Option<i32> {
-    let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    session_in(&std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
+/// The same in the text of such a file.
+pub(crate) fn session_in(stat: &[u8]) -> Option<i32> {
     // The name may hold anything, parentheses too.
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
     std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().nth(3)?.parse().ok()

@@ -14,11 +14,15 @@ mod cgroup;
 mod children;
 mod create;
 mod expect;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod idmap;
 mod init;
 mod log;
 mod mountinfo;
 mod mounts;
 mod notify;
+mod proc;
 mod procself;
 pub mod proto;
 mod readback;

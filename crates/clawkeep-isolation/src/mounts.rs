@@ -13,7 +13,7 @@ const FLAGS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
 /// What `rootfs.rs` mounts by itself: where, which type, with which flags at least.
 const OWN: &[(&str, &str, &[&str])] = &[
     ("/", "tmpfs", &["ro", "nosuid", "nodev"]),
-    ("/proc", "proc", &["nosuid", "nodev", "noexec"]),
+    ("/proc", "proc", &["ro", "nosuid", "nodev", "noexec"]),
     ("/tmp", "tmpfs", &["nosuid", "nodev"]),
     ("/run", "tmpfs", &["nosuid", "nodev", "noexec"]),
     ("/dev/pts", "devpts", &["nosuid", "noexec"]),
@@ -23,8 +23,8 @@ const OWN: &[(&str, &str, &[&str])] = &[
 /// The flags that a mount of the specification has at least, and so has everything that is mounted in it.
 fn flags(access: MountAccess) -> &'static [&'static str] {
     match access {
-        MountAccess::ReadOnly => &["ro", "nosuid", "nodev"],
-        MountAccess::ReadWrite => &["nosuid", "nodev"],
+        MountAccess::ReadOnly | MountAccess::Shown => &["ro", "nosuid", "nodev"],
+        MountAccess::ReadWrite | MountAccess::Shared { .. } => &["nosuid", "nodev"],
         MountAccess::Device => &["nosuid", "noexec"],
     }
 }
@@ -55,9 +55,10 @@ pub fn brief(mountinfo: &str) -> io::Result<MountsLevel> {
 /// one with a flag less. What the host has mounted in a directory that is shown comes along, with its flags.
 pub fn astray(mountinfo: &str, spec: &SandboxSpec) -> io::Result<Vec<String>> {
     let mounts = read(mountinfo)?;
-    let devices = crate::rootfs::DEVICES.iter().map(|name| (format!("/dev/{name}"), MountAccess::Device));
-    let asked: Vec<(String, MountAccess)> =
-        spec.mounts.iter().map(|mount| (mount.target.clone(), mount.access)).chain(devices).collect();
+    let devices =
+        crate::rootfs::DEVICES.iter().map(|name| (format!("/dev/{name}"), flags(MountAccess::Device)));
+    let specified = spec.mounts.iter().map(|mount| (mount.target.clone(), flags(mount.access)));
+    let asked: Vec<_> = specified.chain(devices).chain(crate::proc::masks()).collect();
     let mut found = Vec::new();
     for mount in &mounts {
         let own = OWN.iter().find(|(point, ..)| mount.point == *point);
@@ -70,7 +71,7 @@ pub fn astray(mountinfo: &str, spec: &SandboxSpec) -> io::Result<Vec<String>> {
                 continue;
             }
             (Some((.., flags)), _) => *flags,
-            (None, Some((_, access))) => flags(*access),
+            (None, Some((_, flags))) => *flags,
             (None, None) => {
                 found.push(format!("{} ({}) was not asked for", mount.point, mount.kind));
                 continue;
@@ -125,7 +126,7 @@ mod tests {
 
     const GOOD: &str = "\
 50 49 0:40 / / ro,nosuid,nodev,relatime - tmpfs none rw,size=1024k
-51 50 0:41 / /proc rw,nosuid,nodev,noexec,relatime - proc none rw
+51 50 0:41 / /proc ro,nosuid,nodev,noexec,relatime - proc none rw
 52 50 0:42 / /tmp rw,nosuid,nodev,relatime - tmpfs none rw
 53 50 0:43 / /run rw,nosuid,nodev,noexec,relatime - tmpfs none rw
 54 50 0:44 / /dev/pts rw,nosuid,noexec,relatime - devpts none rw
@@ -140,7 +141,9 @@ mod tests {
         let devices = crate::rootfs::DEVICES.iter().zip(60..);
         let line =
             |(name, id)| format!("{id} 50 0:6 /{name} /dev/{name} rw,nosuid,noexec - devtmpfs none rw\n");
-        devices.map(line).fold(GOOD.to_owned(), |all, line| all + &line)
+        let masks = crate::proc::masks().zip(80..);
+        let mask = |((path, _), id)| format!("{id} 51 0:7 / {path} ro,nosuid,nodev,noexec - tmpfs none ro\n");
+        devices.map(line).chain(masks.map(mask)).fold(GOOD.to_owned(), |all, line| all + &line)
     }
 
     #[test]
@@ -156,7 +159,7 @@ mod tests {
             ("/ / ro,", "/ / rw,", "/ is not ro"),
             ("/sandbox rw,nosuid,nodev", "/sandbox rw,nodev", "/sandbox is not nosuid"),
             ("/tmp/gateway.log ro", "/tmp/gateway.log rw", "/tmp/gateway.log is not ro"),
-            ("/proc rw,nosuid,nodev,noexec", "/proc rw,nosuid,nodev", "/proc is not noexec"),
+            ("/proc ro,nosuid,nodev,noexec", "/proc rw,nosuid,nodev", "/proc is not ro, noexec"),
             ("/dev/null rw,nosuid", "/dev/null rw", "/dev/null is not nosuid"),
             ("- proc none rw", "- tmpfs none rw", "/proc is of type tmpfs, not proc"),
             ("/more ro", "/more\\040x ro", ""),
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn the_brief_is_of_what_keeps_somebody_out_whatever_the_order() {
         let all = brief(&good()).unwrap();
-        assert_eq!(all.count, 16);
+        assert_eq!(all.count as usize, 16 + crate::proc::masks().count());
         let reversed: String = good().lines().rev().map(|line| format!("{line}\n")).collect();
         assert_eq!(brief(&reversed).unwrap(), all);
         for (from, to) in [("relatime", "noatime"), (" /l ", " /l//deleted "), ("/ / ro", "/ / ro,ro")] {

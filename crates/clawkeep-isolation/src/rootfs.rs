@@ -2,10 +2,11 @@
 //! written, and nothing else of the host. Built with the descriptor-based mount calls (mount_setattr(2),
 //! open_tree(2), move_mount(2)), so that no path is looked up twice.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -15,6 +16,7 @@ use rustix::mount::{
 use crate::spec::{Mount, MountAccess, SandboxSpec};
 use crate::stage::{Failure, at};
 use crate::sys;
+use crate::{idmap, proc};
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -31,28 +33,71 @@ pub struct Source {
     directory: bool,
 }
 
-/// Take copies of all that the spec mounts, and of the device nodes. To be called in the new mount namespace
-/// while the host's tree is still there, with ids that may look at the paths.
-pub fn take_sources(spec: &SandboxSpec) -> Result<Vec<Source>, Failure> {
+/// Take copies of all that the spec mounts but of what is there already, and of the device nodes. To be called in
+/// the new mount namespace while the host's tree is still there, with ids that may look at the paths.
+pub fn take_sources(spec: &SandboxSpec, mut there: Vec<Source>) -> Result<Vec<Source>, Failure> {
     let devices = DEVICES.iter().map(|name| Mount {
         source: Path::new("/dev").join(name),
         target: format!("/dev/{name}"),
         access: MountAccess::Device,
     });
-    spec.mounts.iter().cloned().chain(devices).map(take).collect()
+    let wanted = spec.mounts.iter().cloned().chain(devices);
+    let missing = wanted.filter(|mount| there.iter().all(|source| source.mount != *mount));
+    let taken: Vec<_> = missing.map(take).collect::<Result<_, _>>()?;
+    there.extend(taken);
+    Ok(there)
+}
+
+/// Those that only the host's root can take: what is shared with ids mapped.
+pub fn take_shared(spec: &SandboxSpec) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    for mount in &spec.mounts {
+        if let MountAccess::Shared { uid, gid } = mount.access {
+            let source = take(mount.clone())?;
+            let step = || format!("map the owner of {}", mount.source.display());
+            let map = idmap::user_namespace((uid, gid), spec.ids.host_agent()).map_err(at(step()))?;
+            sys::map_mount(source.tree.as_fd(), map.as_fd()).map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => at(step())(io::Error::other(
+                    "its file system does not take id-mapped mounts: share it read-only",
+                )),
+                _ => at(step())(error),
+            })?;
+            sources.push(source);
+        }
+    }
+    Ok(sources)
 }
 
 fn take(mount: Mount) -> Result<Source, Failure> {
     let step = || format!("look at {}", mount.source.display());
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, &mount.source, flags).map_err(at(step()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    // What is mounted below comes along; but for what is shared, whose ids are mapped one file system at a time.
+    let deep = match mount.access {
+        MountAccess::Shared { .. } if rustix::process::geteuid().is_root() => OpenTreeFlags::empty(),
+        _ => OpenTreeFlags::AT_RECURSIVE,
+    };
+    let tree = match mount.access {
+        MountAccess::Shown | MountAccess::Shared { .. } => {
+            let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let path = OFlags::PATH | OFlags::CLOEXEC;
+            let found = rustix::fs::openat2(CWD, &mount.source, path, Mode::empty(), how);
+            let found = found.map_err(|error| match error {
+                Errno::LOOP => at(step())(io::Error::other("there is a symbolic link in its path now")),
+                error => at(step())(error),
+            })?;
+            open_tree(&found, "", flags | deep | OpenTreeFlags::AT_EMPTY_PATH)
+        }
+        MountAccess::ReadOnly | MountAccess::ReadWrite | MountAccess::Device => {
+            open_tree(CWD, &mount.source, flags | deep)
+        }
+    };
+    let tree = tree.map_err(at(step()))?;
     let set = match mount.access {
-        MountAccess::ReadOnly => RDONLY | NOSUID | NODEV,
-        MountAccess::ReadWrite => NOSUID | NODEV,
+        MountAccess::ReadOnly | MountAccess::Shown => RDONLY | NOSUID | NODEV,
+        MountAccess::ReadWrite | MountAccess::Shared { .. } => NOSUID | NODEV,
         MountAccess::Device => NOSUID | NOEXEC,
     };
-    sys::set_mount_attributes(tree.as_fd(), set, true)
+    sys::set_mount_attributes(tree.as_fd(), set, !deep.is_empty())
         .map_err(at(format!("seal {}", mount.source.display())))?;
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(at(step()))?.st_mode);
     Ok(Source { directory: kind.is_dir(), mount, tree })
@@ -86,12 +131,13 @@ pub fn enter(
 
     let root = new_mount("tmpfs", &[("mode", "0755"), ("size", "1m"), ("nr_inodes", "4096")], strict)?;
     // A place that exists on every host and is not needed any more: all sources were taken before.
-    attach(&root, CWD, "/usr")?;
+    move_mount(root.as_fd(), "", CWD, "/usr", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(at("mount the root"))?;
 
     for dir in ["proc", "dev", "tmp", "run", "var", "etc", "home", "sandbox"] {
         make_dir(&root, dir)?;
     }
-    attach(&new_mount("proc", &[], closed)?, root.as_fd(), "proc")?;
+    attach(&new_mount("proc", &[], closed)?, &root, "proc")?;
     let tmp = match tmp {
         Some(tmp) => tmp,
         None => new_mount(
@@ -100,8 +146,8 @@ pub fn enter(
             strict,
         )?,
     };
-    attach(&tmp, root.as_fd(), "tmp")?;
-    attach(&new_mount("tmpfs", &[("mode", "0755"), ("size", "4m")], closed)?, root.as_fd(), "run")?;
+    attach(&tmp, &root, "tmp")?;
+    attach(&new_mount("tmpfs", &[("mode", "0755"), ("size", "4m")], closed)?, &root, "run")?;
     for dir in ["dev/pts", "dev/shm"] {
         make_dir(&root, dir)?;
     }
@@ -110,14 +156,14 @@ pub fn enter(
         &[("ptmxmode", "0666"), ("mode", "0620")],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
-    attach(&pts, root.as_fd(), "dev/pts")?;
+    attach(&pts, &root, "dev/pts")?;
     let shared_memory = [("mode", "1777"), ("size", "64m"), ("nr_inodes", "16384")];
-    attach(&new_mount("tmpfs", &shared_memory, closed)?, root.as_fd(), "dev/shm")?;
+    attach(&new_mount("tmpfs", &shared_memory, closed)?, &root, "dev/shm")?;
 
     for Source { mount, tree, directory } in sources {
         let target = mount.target.trim_start_matches('/');
         place_for(&root, target, directory)?;
-        attach(&tree, root.as_fd(), target)?;
+        attach(&tree, &root, target)?;
     }
     let fixed = [
         ("dev/ptmx", "pts/ptmx"),
@@ -135,6 +181,7 @@ pub fn enter(
     for (path, content) in &spec.files {
         write_file(&root, path.trim_start_matches('/'), content)?;
     }
+    proc::mask(&root)?;
 
     // The root itself last, and alone: what is mounted on it keeps its own flags. Devices on it work because
     // each is a mount of its own.
@@ -145,9 +192,19 @@ pub fn enter(
     rustix::process::chdir("/").map_err(at("enter the root"))
 }
 
-fn attach(mount: &OwnedFd, directory: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
-    move_mount(mount.as_fd(), "", directory, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(at(format!("mount /{path}")))
+/// Put a mount on a place below the root.
+pub fn attach(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), Failure> {
+    let step = || format!("mount /{path}");
+    let place = open_below(root, path, OFlags::PATH).map_err(at(step()))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", place.as_fd(), "", flags).map_err(at(step()))
+}
+
+/// Open what is below the root, through no link: an image or a directory of somebody else's is mounted there, and
+/// a link in it would lead back to the host's tree.
+pub fn open_below(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how)
 }
 
 fn make_dir(root: &OwnedFd, path: &str) -> Result<(), Failure> {
@@ -159,42 +216,43 @@ fn make_dir(root: &OwnedFd, path: &str) -> Result<(), Failure> {
 
 /// An empty directory or file to mount on, with the directories above it.
 fn place_for(root: &OwnedFd, path: &str, directory: bool) -> Result<(), Failure> {
-    let mut above = String::new();
-    for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
-        let Component::Normal(part) = part else {
-            return Err(at(format!("mount /{path}"))(Errno::INVAL));
-        };
-        above = if above.is_empty() {
-            part.to_string_lossy().into()
-        } else {
-            format!("{above}/{}", part.to_string_lossy())
-        };
-        make_dir(root, &above)?;
+    let made = match path.rsplit_once('/') {
+        Some((above, name)) => directories(root, above).and_then(|above| empty(&above, name, directory)),
+        None => empty(root, path, directory),
+    };
+    made.map_err(at(format!("make /{path}")))
+}
+
+/// A directory below the root, made with those above it where they are missing.
+fn directories(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match open_below(root, path, flags) {
+        Err(Errno::NOENT) => {}
+        found => return found,
     }
-    if directory {
-        return make_dir(root, path);
-    }
-    match rustix::fs::openat(
-        root,
-        path,
-        OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o444),
-    ) {
-        Ok(_) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(at(format!("make /{path}"))(error)),
+    let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let above = directories(root, above)?;
+    empty(&above, name, true)?;
+    open_below(&above, name, flags)
+}
+
+fn empty(above: &OwnedFd, name: &str, directory: bool) -> Result<(), Errno> {
+    let made = if directory {
+        rustix::fs::mkdirat(above, name, Mode::from_raw_mode(0o755))
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::openat(above, name, flags, Mode::from_raw_mode(0o444)).map(drop)
+    };
+    match made {
+        Err(Errno::EXIST) => Ok(()),
+        made => made,
     }
 }
 
 fn write_file(root: &OwnedFd, path: &str, content: &str) -> Result<(), Failure> {
     place_for(root, path, false)?;
     let step = || format!("write /{path}");
-    let file = rustix::fs::openat(
-        root,
-        path,
-        OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(at(step()))?;
+    let file = open_below(root, path, OFlags::WRONLY | OFlags::TRUNC).map_err(at(step()))?;
     let mut rest = content.as_bytes();
     while !rest.is_empty() {
         let written = rustix::io::write(&file, rest).map_err(at(step()))?;

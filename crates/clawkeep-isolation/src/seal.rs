@@ -9,6 +9,8 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
+use crate::proto::Kind;
+
 /// Directories that an agent may write to. Device nodes follow below.
 const WRITABLE: &[&str] = &["/sandbox", "/tmp", "/dev/shm"];
 
@@ -37,14 +39,15 @@ pub struct Asked {
 pub fn asked(kernel_abi: u32) -> Asked {
     // A later one than the library knows is asked for what the last known one has.
     let known = ABI::from(i32::try_from(kernel_abi).unwrap_or(i32::MAX));
-    // Signals need no scope: the process-id namespace holds them. Abstract sockets are held by the network
-    // namespace; this is the second wall for tiers that have none.
-    let scopes = if known >= ABI::V6 { Scope::AbstractUnixSocket.into() } else { BitFlags::EMPTY };
+    // Abstract sockets are held by the network namespace; this is the second wall for tiers that have none.
+    let scopes = if known >= ABI::V6 { Scope::AbstractUnixSocket | Scope::Signal } else { BitFlags::EMPTY };
     Asked { abi: known as u32, fs: AccessFs::from_all(known), scopes }
 }
 
 impl Asked {
-    /// The same as the kernel's bit masks. TCP is not restricted: the network namespace has nothing to reach.
+    /// The same as the kernel's bit masks, of a gateway. TCP (ABI 4) is not restricted: in the sandbox's own network
+    /// namespace there is nothing but its loopback, on which an agent's servers and clients are legitimate, on any
+    /// port; and rules that allow every port are no wall.
     pub fn handled(self) -> Handled {
         Handled { fs: self.fs.bits(), net: 0, scopes: self.scopes.bits() }
     }
@@ -55,6 +58,8 @@ impl Asked {
 pub struct Seal {
     asked: Asked,
     rules: RulesetCreated,
+    /// Laid over it for a gateway, where the kernel has it.
+    signals: Option<RulesetCreated>,
 }
 
 fn other(error: impl std::fmt::Display) -> io::Error {
@@ -62,12 +67,13 @@ fn other(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl Seal {
-    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI.
+    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI. `shared` may be
+    /// written to as well.
     ///
     /// # Errors
     /// When the kernel has no Landlock, or less of it than the ABI promises.
-    pub fn prepare(kernel_abi: u32) -> io::Result<Self> {
-        Self::around(kernel_abi, WRITABLE, DEVICES)
+    pub fn prepare(kernel_abi: u32, shared: &[&str]) -> io::Result<Self> {
+        Self::around(kernel_abi, &[WRITABLE, shared].concat(), DEVICES)
     }
 
     fn around(kernel_abi: u32, writable: &[&str], devices: &[&str]) -> io::Result<Self> {
@@ -79,8 +85,9 @@ impl Seal {
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(asked.fs)
             .map_err(other)?;
-        if !asked.scopes.is_empty() {
-            ruleset = ruleset.scope(asked.scopes).map_err(other)?;
+        let sockets = asked.scopes & Scope::AbstractUnixSocket;
+        if !sockets.is_empty() {
+            ruleset = ruleset.scope(sockets).map_err(other)?;
         }
         let mut rules = ruleset.create().map_err(other)?;
         let mut allow = |path: &str, access: BitFlags<AccessFs>| -> io::Result<()> {
@@ -91,14 +98,17 @@ impl Seal {
         allow("/", AccessFs::from_read(ABI::V1))?;
         for path in writable {
             let devices = AccessFs::MakeChar | AccessFs::MakeBlock;
-            allow(path, asked.fs & !devices)?;
+            let directory = std::fs::metadata(path)?.is_dir();
+            let all = if directory { asked.fs } else { asked.fs & AccessFs::from_file(ABI::V5) };
+            allow(path, all & !devices)?;
         }
         for path in devices {
             let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
             access |= AccessFs::Truncate | AccessFs::IoctlDev;
             allow(path, access)?;
         }
-        Ok(Self { asked, rules })
+        let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose().map_err(other)?;
+        Ok(Self { asked, rules, signals })
     }
 
     /// Refuse a kernel with a lower ABI than a plan accepts.
@@ -115,23 +125,34 @@ impl Seal {
         Ok(())
     }
 
-    /// Enter the domain, for ever, with all that this thread starts. Says how far it is in force.
+    /// Enter the domain, for ever, with all that this thread starts; what for decides whom it may signal. Says how
+    /// far it is in force.
     ///
     /// # Errors
     /// When it is not enforced in full.
-    pub fn enter(&self) -> io::Result<LandlockLevel> {
-        let status = self.rules.try_clone()?.restrict_self().map_err(other)?;
-        let status = match status.ruleset {
-            RulesetStatus::FullyEnforced => Restriction::Full,
-            RulesetStatus::PartiallyEnforced => Restriction::Partial,
-            RulesetStatus::NotEnforced => Restriction::None,
-        };
+    pub fn enter(&self, kind: Kind) -> io::Result<LandlockLevel> {
         let Asked { abi, .. } = self.asked;
-        if status != Restriction::Full {
-            return Err(other(format!("Landlock ABI {abi} is not enforced in full: {status:?}")));
+        let signals = self.signals.iter().filter(|_| kind == Kind::Gateway);
+        let mut status = Restriction::None;
+        for rules in signals.chain([&self.rules]) {
+            let found = rules.try_clone()?.restrict_self().map_err(other)?;
+            status = match found.ruleset {
+                RulesetStatus::FullyEnforced => Restriction::Full,
+                RulesetStatus::PartiallyEnforced => Restriction::Partial,
+                RulesetStatus::NotEnforced => Restriction::None,
+            };
+            if status != Restriction::Full {
+                return Err(other(format!("Landlock ABI {abi} is not enforced in full: {status:?}")));
+            }
         }
         Ok(LandlockLevel { asked: abi, abi, status, handled: self.asked.handled(), tried: tried()? })
     }
+}
+
+/// A gateway signals what came from it and nothing else: not the shells that people opened beside it, which have
+/// the same user. Those are not held so: who opens a shell may end what runs.
+fn signals() -> Result<RulesetCreated, landlock::RulesetError> {
+    Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal)?.create()
 }
 
 /// Whether a domain refuses what nothing else refuses in this way: making a device node where everybody may make
@@ -176,8 +197,8 @@ mod tests {
             (3, 0x7fff, 0, 0), // truncate
             (4, 0x7fff, 0, 0), // TCP
             (5, 0xffff, 0, 0), // ioctl on devices
-            (6, 0xffff, 0, 1), // abstract sockets
-            (7, 0xffff, 0, 1),
+            (6, 0xffff, 0, 3), // abstract sockets, signals
+            (7, 0xffff, 0, 3),
         ];
         assert_eq!(all, want);
         assert_eq!(asked(u32::MAX), asked(10), "a kernel of the future is asked for what is known");
@@ -203,9 +224,11 @@ mod tests {
     fn attempts(abi: u32, inside: &Path, outside: &Path, socket: &SocketAddr) -> Vec<(&'static str, i32)> {
         let number =
             |result: io::Result<()>| result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
-        let level = Seal::around(abi, &[inside.to_str().unwrap()], &[]).unwrap().enter().unwrap();
+        let level =
+            Seal::around(abi, &[inside.to_str().unwrap()], &[]).unwrap().enter(Kind::Gateway).unwrap();
         assert_eq!((level.asked, level.abi, level.status), (abi, abi, Restriction::Full));
         assert!(level.tried, "the proof of ABI {abi}");
+        let parent = rustix::process::getppid().expect("whoever runs the tests");
         let other_directory = inside.join(format!("to-{abi}"));
         fs::create_dir(&other_directory).unwrap();
         vec![
@@ -223,6 +246,7 @@ mod tests {
                 ),
             ),
             ("abstract socket", number(UnixStream::connect_addr(socket).map(drop))),
+            ("signal outward", number(rustix::process::test_kill_process(parent).map_err(Into::into))),
         ]
     }
 
@@ -258,6 +282,7 @@ mod tests {
                 ("truncate", from(3, EACCES)),
                 ("device", if abi >= 5 { EACCES } else { ENOTTY }),
                 ("abstract socket", from(6, EPERM)),
+                ("signal outward", from(6, EPERM)),
             ];
             assert_eq!(found, want, "ABI {abi}");
         }

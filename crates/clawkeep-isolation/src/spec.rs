@@ -40,6 +40,12 @@ pub struct SandboxSpec {
 }
 
 impl SandboxSpec {
+    /// Where something of the operator's may be written to.
+    pub(crate) fn writable(&self) -> Vec<&str> {
+        let shared = self.mounts.iter().filter(|mount| matches!(mount.access, MountAccess::Shared { .. }));
+        shared.map(|mount| mount.target.as_str()).collect()
+    }
+
     /// Names this exact specification: a sandbox that was made from another one is not the same. Nor is one of
     /// another schema, whose first process takes other orders and writes other receipts; or one whose first process
     /// puts other seccomp programs around what it starts: its receipts would be rejected for ever.
@@ -136,6 +142,17 @@ pub enum MountAccess {
     ReadWrite,
     /// A device node: read and write, no execution.
     Device,
+    /// Something of the operator's: as [`Self::ReadOnly`], and its path must lead through no link, which somebody
+    /// inside could have made who may write to another one.
+    Shown,
+    /// Likewise, and writable: what belongs to these ids of the host is the agent's inside (an id-mapped mount,
+    /// mount_setattr(2)); without privilege on the host they are the caller's, who is the agent.
+    Shared {
+        /// Whose on the host.
+        uid: u32,
+        /// Likewise.
+        gid: u32,
+    },
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use crate::children::Confinement;
 use crate::init;
 use crate::log::BoundedLog;
+use crate::proc;
 use crate::proto::{Setup, SetupOutcome};
 use crate::rootfs;
 use crate::spec::IdMap;
@@ -107,18 +108,23 @@ fn parent(channel: &OwnedFd) -> Result<(), Failure> {
         IdMap::Single { .. } => None,
     };
 
+    let shared = match ids {
+        IdMap::Range { .. } => rootfs::take_shared(&setup.spec)?,
+        IdMap::Single { .. } => Vec::new(),
+    };
+
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"));
     let ((unshared, tell_unshared), (mapped, tell_mapped)) = (pipe()?, pipe()?);
     let Some(child) = sys::fork().map_err(at("fork"))? else {
         drop((unshared, tell_mapped));
-        let failure = match namespaced(channel, setup, held, tmp, tell_unshared, mapped) {
+        let failure = match namespaced(channel, setup, held, (tmp, shared), tell_unshared, mapped) {
             Ok(()) => sys::exit_now(0),
             Err(failure) => failure,
         };
         report(channel, &failure);
         sys::exit_now(1)
     };
-    drop((tell_unshared, mapped, tmp, held));
+    drop((tell_unshared, mapped, tmp, shared, held));
     if wait_byte(&unshared) {
         map_ids(ids, child)?;
         rustix::io::write(&tell_mapped, b"m").map_err(at("tell that the ids are mapped"))?;
@@ -157,7 +163,7 @@ fn namespaced(
     channel: &OwnedFd,
     setup: Setup,
     held: Held,
-    tmp: Option<OwnedFd>,
+    (tmp, shared): (Option<OwnedFd>, Vec<rootfs::Source>),
     tell_unshared: OwnedFd,
     mapped: OwnedFd,
 ) -> Result<(), Failure> {
@@ -180,7 +186,7 @@ fn namespaced(
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make mounts private"))?;
     // Before the ids change: only the caller's ids may look into the state directory.
-    let sources = rootfs::take_sources(&setup.spec)?;
+    let sources = rootfs::take_sources(&setup.spec, shared)?;
     if matches!(setup.spec.ids, IdMap::Range { .. }) {
         rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
         let (gid, uid) = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
@@ -237,13 +243,14 @@ fn first_process(
     rootfs::enter(&setup.spec, sources, tmp, setup.tmp_bytes())?;
     let spec = &setup.spec;
     limit_shared_counts();
+    proc::seal()?;
     sys::loopback_up().map_err(at("bring up the loopback"))?;
     rustix::system::sethostname(spec.name.as_bytes()).map_err(at("take the host name"))?;
     sys::forbid_core_dumps().map_err(at("forbid core dumps"))?;
     sys::usual_descriptors().map_err(at("limit open descriptors"))?;
     let Held { control, log, lock, doors } = held;
     let log = BoundedLog::new(std::fs::File::from(log), spec.log_bytes).map_err(at("open the log"))?;
-    let confinement = Confinement::prepare(spec.ids, setup.amounts, doors)?;
+    let confinement = Confinement::prepare(spec, setup.amounts, doors)?;
     let server = init::Server::prepare(spec, confinement, control, log, lock)?;
     drop_capabilities(spec.ids).map_err(at("drop capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;

@@ -95,6 +95,18 @@ pub fn close_all_but(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
     let attributes =
         libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_setattr(mount, &attributes, recursive)
+}
+
+/// Map the ids of a mount that is nowhere yet as this user namespace does.
+pub fn map_mount(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = u64::from(namespace.as_raw_fd().unsigned_abs());
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    mount_setattr(mount, &attributes, false)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a literal with a NUL, `attributes` lives over the call and its true size is given.
     let result = unsafe {
@@ -103,7 +115,7 @@ pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

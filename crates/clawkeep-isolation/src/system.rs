@@ -1,5 +1,6 @@
-//! What a sandbox sees of the host by default: the system's programs and libraries, and just enough of /etc.
+//! The system that a sandbox sees: the host's programs and libraries and just enough of /etc, or an unpacked image.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::spec::{AGENT_ID, Mount, MountAccess};
@@ -21,11 +22,20 @@ const ETC: &[&str] = &[
     "/etc/inputrc",
 ];
 
+/// Directories of an image that are not all its own inside: the rest of each is shown by links.
+const MERGED: &[&str] = &["etc", "home", "media", "mnt", "opt", "srv", "var"];
+
+/// What an image has no say in.
+const OURS: &[&str] = &["dev", "proc", "run", "sandbox", "sys", "tmp"];
+
+/// Links that show an image at most: each is an inode of the root, and a line in the specification.
+const MAX_LINKS: usize = 1000;
+
 /// Directories that are links into /usr on merged systems and directories elsewhere.
 const TOP: &[&str] = &["/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32"];
 
-/// The default view of the host's system: mounts and symbolic links.
-#[derive(Debug)]
+/// A system: mounts and symbolic links.
+#[derive(Debug, Default)]
 pub struct System {
     /// Read-only mounts.
     pub mounts: Vec<Mount>,
@@ -36,7 +46,7 @@ pub struct System {
 impl System {
     /// Look at this host. What it does not have is left out.
     pub fn of_this_host() -> Self {
-        let mut system = Self { mounts: Vec::new(), symlinks: Vec::new() };
+        let mut system = Self::default();
         system.mount("/usr");
         for path in TOP {
             match std::fs::read_link(path) {
@@ -52,11 +62,66 @@ impl System {
         system
     }
 
+    /// The system of the image that is unpacked in `tree`, but for the files that we write ourselves. Its parts are
+    /// mounted one by one below a root of ours, where they are its own; of `/etc` and the like, each is
+    /// mounted once beside its place, at the same depth, so that what is in it still leads where it did.
+    ///
+    /// # Errors
+    /// What the system said; a directory with too many entries.
+    pub fn of_image(tree: &Path, ours: &[(String, String)]) -> io::Result<Self> {
+        let mut system = Self::default();
+        for (name, kind) in entries(tree)? {
+            let (source, target) = (tree.join(&name), format!("/{name}"));
+            if OURS.contains(&name.as_str()) || name.starts_with('.') {
+                continue;
+            }
+            if kind.is_dir() && MERGED.contains(&name.as_str()) {
+                system.merge(&source, &name, ours)?;
+            } else if kind.is_symlink() {
+                let link = std::fs::read_link(&source)?;
+                system.symlinks.push((target, link.to_string_lossy().into_owned()));
+            } else {
+                system.mounts.push(read_only(source, target));
+            }
+        }
+        Ok(system)
+    }
+
+    fn merge(&mut self, source: &Path, name: &str, ours: &[(String, String)]) -> io::Result<()> {
+        for (entry, _) in entries(source)? {
+            let path = format!("/{name}/{entry}");
+            let taken = ["/opt/clawkeep", "/var/run", "/var/tmp"].contains(&path.as_str())
+                || ours.iter().any(|(file, _)| file == &path || file.starts_with(&format!("{path}/")));
+            if !taken {
+                self.symlinks.push((path, format!("/.{name}/{entry}")));
+            }
+        }
+        if self.symlinks.len() > MAX_LINKS {
+            let merged = MERGED.join(", ");
+            return Err(io::Error::other(format!("there are more than {MAX_LINKS} entries in its {merged}")));
+        }
+        self.mounts.push(read_only(source, format!("/.{name}")));
+        Ok(())
+    }
+
     fn mount(&mut self, path: &str) {
         // Links are followed here once, on the host's side: inside, the target may not be visible.
         let Ok(source) = Path::new(path).canonicalize() else { return };
         self.mounts.push(Mount { source, target: path.to_owned(), access: MountAccess::ReadOnly });
     }
+}
+
+/// What is in a directory, in order. Names that are no text are nobody's to ask for.
+fn entries(dir: &Path) -> io::Result<Vec<(String, std::fs::FileType)>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            entries.push((name, entry.file_type()?));
+        }
+    }
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(entries)
 }
 
 /// A read-only mount.
@@ -106,5 +171,39 @@ mod tests {
         let shell = system.symlinks.iter().any(|(path, _)| path == "/bin")
             || system.mounts.iter().any(|mount| mount.target == "/bin");
         assert!(shell, "a sandbox without /bin");
+    }
+
+    #[test]
+    fn an_image_shows_all_of_itself_but_what_is_ours() {
+        let tree = tempfile::tempdir().unwrap();
+        let at = |path: &str| tree.path().join(path);
+        for dir in
+            ["usr/bin", "etc/ssl", "opt/tool", "opt/clawkeep", "var/lib", "var/run", "proc", "app", ".etc"]
+        {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        }
+        for file in ["etc/passwd", "etc/os-release", "init", ".dockerenv"] {
+            std::fs::write(at(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("usr/bin", at("bin")).unwrap();
+        std::os::unix::fs::symlink("/etc", at("tmp")).unwrap();
+        let system = System::of_image(tree.path(), &etc_files("box")).unwrap();
+        let mounts: Vec<_> = system.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        assert_eq!(mounts, ["/app", "/.etc", "/init", "/.opt", "/usr", "/.var"]);
+        let links: Vec<_> = system.symlinks.iter().map(|(at, to)| format!("{at} {to}")).collect();
+        assert_eq!(
+            links,
+            [
+                "/bin usr/bin",
+                "/etc/os-release /.etc/os-release",
+                "/etc/ssl /.etc/ssl",
+                "/opt/tool /.opt/tool",
+                "/var/lib /.var/lib"
+            ]
+        );
+        for number in 0..=MAX_LINKS {
+            std::fs::write(at(&format!("opt/{number}")), "").unwrap();
+        }
+        assert!(System::of_image(tree.path(), &[]).is_err());
     }
 }

@@ -201,6 +201,11 @@ impl Home {
         self.root.join("bundles")
     }
 
+    /// Unpacked images, each in a directory named by its digest. Made with the first.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
     /// Installed guard bundles, each in a directory named by its digest.
     pub fn guards(&self) -> PathBuf {
         self.root.join("guards")

@@ -18,6 +18,7 @@ mod repair;
 mod schema;
 mod secrets;
 mod snapshots;
+pub mod staging;
 mod store;
 mod time;
 mod writer;

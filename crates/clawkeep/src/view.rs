@@ -168,6 +168,10 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     let runtime = &status.agent.runtime;
     let on = if runtime.is_empty() { String::new() } else { format!(" on {runtime}") };
     text += &line("agent", &format!("{}{on}", agent(status)));
+    text += &line("system", &status.system);
+    for mount in &status.mounts {
+        text += &line("mount", mount);
+    }
     if let Some(gateway) = &status.gateway {
         let warm_up = gateway.warm_up_ms.map(|ms| format!(", ready in {}", seconds(ms))).unwrap_or_default();
         let s = if gateway.restarts == 1 { "" } else { "s" };
@@ -236,6 +240,8 @@ pub mod tests {
                 version: "2026.9.6".into(),
                 runtime: "node 24.21.0".into(),
             },
+            system: "this host's /usr".into(),
+            mounts: vec!["/srv/data at /data, read-only".into()],
             gateway: Some(GatewayStatus {
                 pid: 4711,
                 started_at: "2026-11-24T07:00:00Z".into(),
@@ -310,6 +316,8 @@ pub mod tests {
         insta::assert_snapshot!(sandbox(&ready("my-assistant")), @r#"
         my-assistant: ready, the default
           agent      openclaw 2026.9.6 on node 24.21.0
+          system     this host's /usr
+          mount      /srv/data at /data, read-only
           gateway    pid 4711 since 2026-11-24T07:00:00Z, 2 restarts, ready in 6.1 s
           guards     2 of 2 verified
           receipt    6f328609 for plan 64879f7d
@@ -322,6 +330,8 @@ pub mod tests {
         insta::assert_snapshot!(sandbox(&held("other")), @r#"
         other: held
           agent      openclaw 2026.9.6 on node 24.21.0
+          system     this host's /usr
+          mount      /srv/data at /data, read-only
           guards     1 of 2 verified
                      ciao-network-guard is altered
           limits     4096 processes, files 64.0 GiB

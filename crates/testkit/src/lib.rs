@@ -1,11 +1,12 @@
 //! What the tests of all crates share: the fake gateway, a search for what a test left behind, waiting for a
-//! condition, seeds that replay, a small HTTP client, and running a test again under other rights.
+//! condition, seeds that replay, a small HTTP client, image layouts, and running a test again under other rights.
 //!
 //! Only ever a dev-dependency: helpers panic with a message for the person who reads the test's output.
 #![forbid(unsafe_code)]
 
 pub mod fake;
 pub mod http;
+pub mod layout;
 mod leftovers;
 mod port;
 pub mod powercut;

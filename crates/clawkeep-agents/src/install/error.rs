@@ -1,6 +1,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clawkeep_store::staging::StagingError;
+
 /// Why an installation failed. Nothing half-made is left, whatever the reason.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -144,5 +146,11 @@ impl InstallError {
             }
             _ => Self::Io { what: format!("{what} {}", path.display()), source },
         }
+    }
+}
+
+impl From<StagingError> for InstallError {
+    fn from(StagingError { what, path, source }: StagingError) -> Self {
+        Self::io(what, &path, source)
     }
 }

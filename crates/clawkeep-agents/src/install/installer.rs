@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clawkeep_plan::{Digest, to_canonical_json};
+use clawkeep_store::staging;
 use serde_json::{Value, json};
 
 use super::bundle::{ENTRY, MANIFEST, NODE, RECORD, Record};
 use super::manifest::{self, Sum, write_synced};
 use super::npm::Run;
-use super::{Bundle, InstallError, NodePin, Npm, Release, installed, staging};
+use super::{Bundle, InstallError, NodePin, Npm, Release, installed};
 use crate::Cancel;
 
 /// What an installation is doing. Times are since its start.
@@ -110,7 +111,8 @@ fn install_where(
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(root);
     // Absolute from here on: npm runs in other directories.
     let root = &made.and_then(|()| root.canonicalize()).map_err(|e| InstallError::io("make", root, e))?;
-    let lock = staging::lock(root, cancel, &mut || progress(Progress::Waiting))?;
+    let lock = staging::lock(root, &|time| cancel.wait(time), &mut || progress(Progress::Waiting))?
+        .ok_or(InstallError::Cancelled)?;
     if let Some(bundle) = Bundle::find(root, release).filter(good) {
         progress(Progress::Cached);
         return Ok(bundle);

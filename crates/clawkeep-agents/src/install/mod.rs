@@ -7,7 +7,6 @@ mod installer;
 mod manifest;
 mod npm;
 mod release;
-mod staging;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,7 @@
 mod group;
 mod host;
 mod limits;
-mod mounts;
+pub(crate) mod mounts;
 mod v1;
 mod v2;
 

@@ -3,8 +3,10 @@
 pub mod agent;
 pub mod ask;
 mod host;
+mod image;
 mod limits;
 mod lock;
+mod mounts;
 mod options;
 pub mod report;
 mod settings;
@@ -114,6 +116,10 @@ fn make(
     report: &mut Report,
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
+    let image = match &settings.from {
+        Some(from) => Some(image::prepare(home, from, cancel, report)?),
+        None => None,
+    };
     let agent = agent::prepare(home, &settings.agent, cancel, report)?;
     match old {
         Old::Nothing => {}
@@ -132,7 +138,9 @@ fn make(
             report.done("sandbox", &format!("the old {} is removed", settings.name));
         }
     }
-    steps::run(host, settings, agent, report, made)
+    // The image is held until the sandbox has it.
+    let digest = image.as_ref().map(|installed| installed.image.digest());
+    steps::run(host, settings, (agent, digest), report, made)
 }
 
 fn destroy(host: &Host, name: &SandboxName) -> Result<(), Problem> {

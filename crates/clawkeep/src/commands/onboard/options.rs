@@ -46,6 +46,12 @@ pub struct Options {
     /// Command agents: added to its environment
     #[arg(long, value_name = "K=V")]
     pub(super) env: Vec<String>,
+    /// The sandbox's system: an OCI image layout (a directory, or a tar of one), instead of this host's /usr
+    #[arg(long, value_name = "PATH")]
+    pub(super) from: Option<PathBuf>,
+    /// A directory or file of this host to show inside, at the same place or at DST; written to only with :rw
+    #[arg(long, value_name = "SRC[:DST][:rw]")]
+    pub(super) mount: Vec<String>,
     /// Command agents: hosts that it may reach. Not in this version yet
     #[arg(long, value_name = "HOST:PORT", hide = true)]
     pub(super) allow: Vec<String>,

@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clawkeep_agents::{Document, HealthUrl, Release};
-use clawkeep_daemon::api::RouteChoice;
+use clawkeep_daemon::api::{HostMount, RouteChoice};
 use clawkeep_inference::Provider;
 use clawkeep_isolation::Limits;
 use clawkeep_plan::SandboxName;
 
 use super::ask::Ask;
 use super::limits;
+use super::mounts;
 use super::options::{AgentKind, Options};
 use crate::commands::route;
 use crate::env::Env;
@@ -32,6 +33,10 @@ pub struct Settings {
     pub strict: bool,
     /// What it may take of the host.
     pub limits: Limits,
+    /// The layout of the image that is to be its system.
+    pub from: Option<PathBuf>,
+    /// What else of the host it sees.
+    pub mounts: Vec<HostMount>,
     /// The port that is wanted.
     pub dashboard_port: Option<u16>,
     /// A finished sandbox of this name may be removed.
@@ -94,6 +99,7 @@ impl Settings {
         };
         let agent = agent(&options)?;
         let limits = limits::resolve(&options, env)?;
+        let mounts = options.mount.iter().map(|text| mounts::parse(text)).collect::<Result<_, _>>()?;
         let route = model_route(&options, env, interactive, ask)?;
         let mut notes = Vec::new();
         if let Some(presets) = env.text("POLICY_PRESETS")? {
@@ -113,6 +119,8 @@ impl Settings {
             settle_secs: options.settle,
             strict: options.strict,
             limits,
+            from: options.from,
+            mounts,
             dashboard_port,
             recreate: options.recreate_sandbox || recreate_by_variable,
             yes: options.yes || recreate_by_variable || env.flag("YES")?,
@@ -159,7 +167,7 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
         })?;
     }
     let mut argv = options.command.clone();
-    argv[0] = program(&argv[0])?;
+    argv[0] = program(&argv[0], options.from.is_some())?;
     let bundle = options.bundle.as_ref().map(|dir| {
         let found = dir.canonicalize().and_then(|dir| {
             if dir.is_dir() { Ok(dir) } else { Err(std::io::ErrorKind::NotADirectory.into()) }
@@ -187,10 +195,16 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
     })
 }
 
-/// Inside there is the same system as outside, so a bare name is looked for here as it would be there.
-fn program(word: &str) -> Result<String, Problem> {
+/// Inside there is the same system as outside, so a bare name is looked for here as it would be there; but for an
+/// image's.
+fn program(word: &str, image: bool) -> Result<String, Problem> {
     if word.starts_with('/') {
         return Ok(word.to_owned());
+    }
+    if image {
+        let message =
+            format!("{word:?} is no absolute path: with --from, name the program as it is in the image");
+        return Err(Problem::usage("no-such-program", message, HELP));
     }
     let places = ["/usr/local/bin", "/usr/bin", "/bin"];
     let found =

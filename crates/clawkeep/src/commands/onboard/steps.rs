@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use clawkeep_daemon::api::{AgentChoice, Answer, Create, Rehearsal, Request, SandboxStatus, Value};
-use clawkeep_plan::SandboxName;
+use clawkeep_plan::{Digest, SandboxName};
 
 use super::report::Report;
 use super::settings::Settings;
@@ -19,14 +19,14 @@ use crate::view;
 pub fn run(
     host: &Host,
     settings: &Settings,
-    agent: AgentChoice,
+    (agent, image): (AgentChoice, Option<Digest>),
     report: &mut Report,
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
     let name = &settings.name;
     let command = matches!(agent, AgentChoice::Command { .. });
     report.begin("sandbox", "making it");
-    let status = create(host, settings, agent, made)?;
+    let status = create(host, settings, (agent, image), made)?;
     report.done("sandbox", &sandbox_line(&status, settings));
     let status = ready(host, name, report)?;
     model(host, settings, command, report)?;
@@ -38,7 +38,7 @@ pub fn run(
 fn create(
     host: &Host,
     settings: &Settings,
-    agent: AgentChoice,
+    (agent, image): (AgentChoice, Option<Digest>),
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
     let create = Create {
@@ -49,6 +49,8 @@ fn create(
         dashboard_port: settings.dashboard_port,
         settle_secs: settings.settle_secs,
         limits: settings.limits,
+        image,
+        mounts: settings.mounts.clone(),
     };
     // Asked for at all, it may be there, whatever becomes of the answer...
     *made = true;

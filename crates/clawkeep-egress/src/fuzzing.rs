@@ -1,0 +1,35 @@
+//! The strict reading of a request, for the fuzzer in `fuzz/`.
+
+use crate::head::{Framing, find_end, parse};
+use crate::target::Target;
+
+/// Whatever comes, and in whatever pieces, is read in one way or refused.
+///
+/// # Panics
+/// When it is not.
+pub fn head(bytes: &[u8]) {
+    let whole = find_end(bytes, 0);
+    // In two pieces, as a slow sender's.
+    let half = bytes.len() / 2;
+    let in_pieces = match find_end(&bytes[..half], 0) {
+        Ok(None) => find_end(bytes, half),
+        found => found,
+    };
+    assert_eq!(whole, in_pieces, "the same in one piece and in two");
+    if let Ok(Some(end)) = whole {
+        let head = &bytes[..end];
+        if let Ok(read) = parse(head) {
+            let lines = || head.split(|byte| *byte == b'\n').map(<[u8]>::to_ascii_lowercase);
+            let framings = lines().filter(|line| {
+                line.starts_with(b"content-length:") || line.starts_with(b"transfer-encoding:")
+            });
+            assert!(framings.count() <= 1, "one framing at most");
+            assert!(read.framing != Framing::Chunked || read.method != "CONNECT");
+            let _ = Target::parse(&read.target, Some(80));
+        }
+    }
+    if let Ok(target) = Target::parse(bytes, None) {
+        let again = format!("{}:{}", target.host(), target.port());
+        assert_eq!(Target::parse(again.as_bytes(), None).as_ref(), Ok(&target), "its own name is its name");
+    }
+}
