@@ -196,6 +196,8 @@ fn a_sandbox_that_cannot_be_made_again_says_why_and_is_made_again_when_it_can() 
     }
     assert!(waiting.gateway.is_none() && waiting.phase != "ready", "{}", waiting.phase);
     allow_user_namespaces(1000);
+    // It would try again by itself, after ten minutes at the latest: it may have come as far as being held.
+    installation.ask(&Request::Recover { name: name("box") }).unwrap();
     let after = installation.ready_after("box", 1);
     assert_eq!(after.level.unwrap().namespaces.len(), 7);
 }

@@ -107,7 +107,7 @@ impl Seal {
             access |= AccessFs::Truncate | AccessFs::IoctlDev;
             allow(path, access)?;
         }
-        let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose().map_err(other)?;
+        let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose()?;
         Ok(Self { asked, rules, signals })
     }
 
@@ -150,9 +150,17 @@ impl Seal {
 }
 
 /// A gateway signals what came from it and nothing else: not the shells that people opened beside it, which have
-/// the same user. Those are not held so: who opens a shell may end what runs.
-fn signals() -> Result<RulesetCreated, landlock::RulesetError> {
-    Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal)?.create()
+/// the same user. Those are not held so: who opens a shell may end what runs. A layer that says nothing of linking and
+/// renaming between directories refuses them (landlock(7), LANDLOCK_ACCESS_FS_REFER): this one leaves them to the
+/// other.
+fn signals() -> io::Result<RulesetCreated> {
+    let rules = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer)
+        .and_then(|rules| rules.scope(Scope::Signal)?.create())
+        .map_err(other)?;
+    let everywhere = PathBeneath::new(PathFd::new("/").map_err(other)?, AccessFs::Refer);
+    rules.add_rule(everywhere).map_err(other)
 }
 
 /// Whether a domain refuses what nothing else refuses in this way: making a device node where everybody may make
