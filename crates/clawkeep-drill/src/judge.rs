@@ -68,6 +68,9 @@ fn decide(
     if control.word == "absent" {
         return (Outcome::NotRun, control.detail.clone());
     }
+    if control.word == "EAFNOSUPPORT" {
+        return (Outcome::NotRun, "this kernel has no such sockets, not even legitimate ones".to_owned());
+    }
     if control.word != "ok" {
         return (Outcome::Broken, with("the control failed", control));
     }
@@ -122,6 +125,7 @@ mod tests {
             ("ok", "", true, Broken),
             ("EPERM", "EPERM", true, Broken),
             ("absent", "", true, NotRun),
+            ("EAFNOSUPPORT", "", true, NotRun),
             ("", "EPERM", true, Broken),
         ] {
             assert_eq!(outcome(control, attack, exact), expected, "{control} {attack} {exact}");
