@@ -107,7 +107,7 @@ impl Seal {
             access |= AccessFs::Truncate | AccessFs::IoctlDev;
             allow(path, access)?;
         }
-        let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose().map_err(other)?;
+        let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose()?;
         Ok(Self { asked, rules, signals })
     }
 
@@ -151,8 +151,14 @@ impl Seal {
 
 /// A gateway signals what came from it and nothing else: not the shells that people opened beside it, which have
 /// the same user. Those are not held so: who opens a shell may end what runs.
-fn signals() -> Result<RulesetCreated, landlock::RulesetError> {
-    Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal)?.create()
+fn signals() -> io::Result<RulesetCreated> {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    // Every layer refuses moves between directories that it does not allow, whatever else it handles
+    // (LANDLOCK_ACCESS_FS_REFER, landlock(7)): this one leaves that to the other.
+    let ruleset = ruleset.handle_access(AccessFs::Refer).and_then(|ruleset| ruleset.scope(Scope::Signal));
+    let rules = ruleset.and_then(Ruleset::create).map_err(other)?;
+    let root = PathFd::new("/").map_err(other)?;
+    rules.add_rule(PathBeneath::new(root, AccessFs::Refer)).map_err(other)
 }
 
 /// Whether a domain refuses what nothing else refuses in this way: making a device node where everybody may make
