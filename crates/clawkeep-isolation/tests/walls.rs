@@ -63,14 +63,15 @@ fn a_gateway_signals_what_is_its_own_and_a_persons_shell_signals_all() {
     let shell = child(&mut sandbox, "shell").pid;
     let script = format!(
         "kill -9 {shell} 2>/dev/null && echo open; kill -9 -1 2>/dev/null; \
-        sleep 1000 & kill -9 $! && echo own; echo end; exec sleep 1000"
+        sleep 1000 & kill -9 $! && echo own; \
+        cd /sandbox && mkdir from to && : > from/f && mv from/f to/f && echo moved; echo end; exec sleep 1000"
     );
     sandbox.spawn("g", Kind::Gateway, Stdio::Log, &["/bin/sh", "-c", &script], &[]);
     let minute = std::time::Duration::from_secs(60);
     testkit::wait_until(minute, "the gateway to have tried", || {
         sandbox.log().ends_with("end\n").then_some(())
     });
-    assert_eq!(sandbox.log(), "own\nend\n");
+    assert_eq!(sandbox.log(), "own\nmoved\nend\n");
     let gateway = child(&mut sandbox, "g").pid;
     assert_eq!(sandbox.sh(&format!("kill -0 {shell} && kill -9 {gateway}")).1, Ended::Exited(0));
     let ended = testkit::wait_until(minute, "the gateway to end", || child(&mut sandbox, "g").ended);
