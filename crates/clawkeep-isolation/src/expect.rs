@@ -42,6 +42,14 @@ pub fn expected(
     })
 }
 
+/// What the sandbox has mounted otherwise than this specification says, each for a person; looked at now, as above.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn wrong_mounts(spec: &SandboxSpec, root: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    mounts::astray(&mountinfo(root)?, spec)
+}
+
 /// The mounts of process 1, by the sandbox's own /proc: the host's may hide the processes of others, and so those of
 /// our own that are not dumpable (proc(5), `hidepid`).
 fn mountinfo(root: BorrowedFd<'_>) -> io::Result<String> {

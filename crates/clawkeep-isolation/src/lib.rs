@@ -41,7 +41,7 @@ pub use cgroup::{Cgroup, Enforced, Hierarchy, Host, Limits, LimitsError, Usage};
 pub use create::{
     CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
-pub use expect::expected;
+pub use expect::{expected, wrong_mounts};
 pub use mountinfo::points;
 pub use procself::{Status, id_map};
 pub use seccomp::{Programs, SeccompError, refused_call};

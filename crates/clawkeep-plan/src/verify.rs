@@ -13,6 +13,8 @@ pub enum InputId {
     Published(String),
     /// A listener on the sandbox's loopback, by port: held and served.
     Listener(u16),
+    /// The sandbox's mounts: all that were specified, and no other. Every plan has it.
+    Mounts,
 }
 
 impl fmt::Display for InputId {
@@ -22,6 +24,7 @@ impl fmt::Display for InputId {
             Self::File(path) => write!(f, "file {path}"),
             Self::Published(name) => write!(f, "published file /tmp/{name}"),
             Self::Listener(port) => write!(f, "listener on port {port}"),
+            Self::Mounts => write!(f, "mounts"),
         }
     }
 }
@@ -111,7 +114,7 @@ impl LaunchPlan {
         let files = self.files.iter().map(|f| InputId::File(f.path.clone()));
         let published = self.published.iter().map(|p| InputId::Published(p.name.clone()));
         let listeners = self.listeners.iter().map(|port| InputId::Listener(*port));
-        guards.chain(files).chain(published).chain(listeners).collect()
+        guards.chain(files).chain(published).chain(listeners).chain([InputId::Mounts]).collect()
     }
 
     /// Ask the inspector about every input, and give the launchable form only if all are right.
@@ -130,7 +133,7 @@ impl LaunchPlan {
                 (_, Fact::Missing) => "missing".to_owned(),
                 (_, Fact::Unfit(why)) => why,
                 (Some(_), Fact::Present) => "its bytes were not looked at".to_owned(),
-                (None, Fact::Bytes(_)) => "is a file where a listener is needed".to_owned(),
+                (None, Fact::Bytes(_)) => "is a file where none is needed".to_owned(),
             };
             mismatches.push(Mismatch { input, problem });
         }
@@ -147,7 +150,7 @@ impl LaunchPlan {
             InputId::Guard(name) => self.guards.iter().find(|g| g.name == *name).map(|g| g.digest),
             InputId::File(path) => self.files.iter().find(|f| f.path == *path).map(|f| f.digest),
             InputId::Published(name) => self.published.iter().find(|p| p.name == *name).map(|p| p.digest),
-            InputId::Listener(_) => None,
+            InputId::Listener(_) | InputId::Mounts => None,
         }
     }
 }
@@ -230,14 +233,14 @@ pub(crate) mod tests {
         assert_eq!(
             refusal.to_string(),
             "launch refused: guard net: missing; file /bundle/node: missing; \
-             published file /tmp/env.sh: missing; listener on port 3128: missing"
+             published file /tmp/env.sh: missing; listener on port 3128: missing; mounts: missing"
         );
     }
 
     proptest! {
         /// One wrong fact about any one input is enough for a refusal, whatever the fact is.
         #[test]
-        fn any_single_wrong_fact_refuses(index in 0_usize..4, kind in 0_usize..4) {
+        fn any_single_wrong_fact_refuses(index in 0_usize..5, kind in 0_usize..4) {
             let plan = sample();
             let input = plan.inputs()[index].clone();
             let wrong = match (kind, plan.expected(&input)) {

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 use clawkeep_guards::{Package, Publisher};
+use clawkeep_isolation::{SandboxSpec, wrong_mounts};
 use clawkeep_plan::{Digest, Fact, InputId, Inspect};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -29,6 +30,8 @@ pub(crate) struct Inspector<'a> {
     pub owner: u32,
     /// Ports whose listeners init holds and the host side serves.
     pub listeners: &'a [u16],
+    /// What the sandbox was made from.
+    pub spec: &'a SandboxSpec,
 }
 
 impl Inspect for Inspector<'_> {
@@ -39,6 +42,11 @@ impl Inspect for Inspector<'_> {
             InputId::File(path) => pinned(self.root, path),
             InputId::Listener(port) if self.listeners.contains(port) => Fact::Present,
             InputId::Listener(_) => Fact::Missing,
+            InputId::Mounts => match wrong_mounts(self.spec, self.root) {
+                Ok(wrong) if wrong.is_empty() => Fact::Present,
+                Ok(wrong) => Fact::Unfit(wrong.join(", ")),
+                Err(error) => Fact::Unfit(error.to_string()),
+            },
         }
     }
 }

@@ -344,6 +344,7 @@ impl Sandbox {
             publisher: &self.publisher,
             owner: blueprint.spec.ids.host_root().0,
             listeners: &ports,
+            spec: &self.spec,
         };
         plan.clone().verify(&mut inspector)
     }

@@ -208,7 +208,7 @@ impl<H: Hooks> Supervisor<H> {
                 self.adopt_gateway(&child, number);
                 self.note_denied_before(&children);
                 self.feed(adopted(true, false));
-                self.look_at_receipt(number, &child.receipt);
+                self.look_at_receipt(number, &child.receipt).await;
                 // What was done to /tmp while nobody looked, no watch will tell.
                 self.restore(&[]).await;
             }

@@ -117,7 +117,7 @@ impl<H: Hooks> Supervisor<H> {
             Found::InitHung(evidence) => {
                 let what = format!("the sandbox's first process does not answer: {evidence}");
                 self.incident("init-hung", what, data(&evidence));
-                return self.init_hung().await;
+                return self.give_up_sandbox().await;
             }
         };
         if health == Health::Ready {
@@ -129,8 +129,8 @@ impl<H: Hooks> Supervisor<H> {
         self.probed(launch, health);
     }
 
-    /// In a sandbox whose init hangs nothing can be done any more.
-    async fn init_hung(&mut self) {
+    /// A sandbox whose init hangs, or whose mounts are not what they were, is of no use: the next one is made anew.
+    pub(super) async fn give_up_sandbox(&mut self) {
         self.gateway_gone();
         if let Some(sandbox) = self.sandbox.take() {
             self.hooks.down();

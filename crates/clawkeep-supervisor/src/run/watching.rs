@@ -87,7 +87,7 @@ impl<H: Hooks> Supervisor<H> {
             Happened::Init(InitEvent::Ended { id, how }) => self.ended(&id, how).await,
             Happened::Init(InitEvent::Receipt { id, text }) => {
                 if let Some(launch) = launch_number(&id) {
-                    self.look_at_receipt(launch, &text);
+                    self.look_at_receipt(launch, &text).await;
                 }
             }
             Happened::Init(InitEvent::Denied { id, call }) => self.denied(&id, call),
@@ -140,7 +140,7 @@ impl<H: Hooks> Supervisor<H> {
                 match (child.ended, launch_number(&child.id)) {
                     (Some(how), _) => self.ended(&child.id, how).await,
                     (None, Some(launch)) => {
-                        self.look_at_receipt(launch, &child.receipt);
+                        self.look_at_receipt(launch, &child.receipt).await;
                         self.restore(&[]).await;
                     }
                     (None, None) => {}
@@ -198,7 +198,7 @@ impl<H: Hooks> Supervisor<H> {
         self.feed(Event::Ended { launch, verdict, blame });
     }
 
-    pub(super) fn look_at_receipt(&mut self, launch: u64, text: &str) {
+    pub(super) async fn look_at_receipt(&mut self, launch: u64, text: &str) {
         if self.gateway.as_ref().is_none_or(|gateway| gateway.launch != launch) {
             return;
         }
@@ -211,6 +211,13 @@ impl<H: Hooks> Supervisor<H> {
             Ok(receipt) => {
                 let Some(sandbox) = &self.sandbox else { return };
                 let shortfalls = match sandbox.expected(self.plan(), self.seccomp) {
+                    // Damaged since it was verified. No process inside can do that, and nobody need decide
+                    // anything: another sandbox is made.
+                    Ok(expected) if !expected.wrong_mounts.is_empty() => {
+                        let what = format!("the sandbox is damaged: {}", expected.wrong_mounts.join(", "));
+                        self.incident("damaged", what, json!({ "launch": launch }));
+                        return self.give_up_sandbox().await;
+                    }
                     Ok(expected) => receipt.check(self.plan(), &expected),
                     // Without something to hold it against it is no receipt: the start runs into its time.
                     Err(error) => {
