@@ -219,13 +219,13 @@ fn a_sandbox_whose_mounts_were_damaged_from_outside_is_made_anew() {
     let before = installation.create_fake("box", &[]).gateway.unwrap().pid;
     let init = installation.parent_of(before as u32);
     // What is mounted on a file goes with the file, when somebody in another mount namespace removes that.
-    std::fs::remove_file(format!("/proc/{before}/root/tmp/gateway.log")).unwrap();
+    std::fs::remove_file(format!("/proc/{before}/root/run/gateway.log")).unwrap();
     kill9(before);
     let after = installation.ready_after("box", 1).gateway.unwrap().pid;
     assert_ne!(installation.parent_of(after as u32), init, "another sandbox");
     assert_eq!(installation.exec("box", "test -s /tmp/gateway.log").1, 0);
     let mut refusals = installation.events("box").into_iter().filter(|event| event.entry.kind == "refused");
-    assert!(refusals.any(|event| event.entry.cause.contains("/tmp/gateway.log")));
+    assert!(refusals.any(|event| event.entry.cause.contains("/run/gateway.log")));
     assert_all_guarded(&installation, "box");
 }
 

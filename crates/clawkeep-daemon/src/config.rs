@@ -13,7 +13,7 @@ use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
 };
 use clawkeep_store::{Home, SandboxRecord, Snapshots};
-use clawkeep_supervisor::{Blueprint, SafeMode};
+use clawkeep_supervisor::{Blueprint, LOG_INSIDE, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
@@ -201,7 +201,8 @@ pub fn blueprint(
     let mut mounts = system.mounts;
     mounts.push(Mount { source: dirs.home(), target: "/sandbox".into(), access: MountAccess::ReadWrite });
     mounts.push(read_only(ca_bundle, CA_BUNDLE));
-    mounts.push(read_only(dirs.run().join(LOG), "/tmp/gateway.log"));
+    // Not below /tmp, which is wiped: a mount goes with the file that it is on.
+    mounts.push(read_only(dirs.run().join(LOG), LOG_INSIDE));
     if let Some(bundle) = bundle {
         mounts.push(read_only(bundle.dir(), AGENT_MOUNT));
     } else if let Some(source) = config.agent.bundle.clone() {

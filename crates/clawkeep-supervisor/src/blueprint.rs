@@ -6,6 +6,9 @@ use clawkeep_isolation::SandboxSpec;
 use clawkeep_plan::{LaunchPlan, SandboxName};
 use clawkeep_store::Snapshots;
 
+/// Where the gateway's log is mounted in a sandbox. A link in `/tmp` leads to it.
+pub const LOG_INSIDE: &str = "/run/gateway.log";
+
 /// Everything durable that a sandbox and its launches are made of. The daemon derives it from the registry;
 /// every start, restart, recovery and boot uses this and nothing else.
 #[derive(Debug, Clone)]

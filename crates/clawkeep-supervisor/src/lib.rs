@@ -13,7 +13,7 @@ mod run;
 mod sandbox;
 mod snapshot;
 
-pub use blueprint::{Blueprint, SafeMode};
+pub use blueprint::{Blueprint, LOG_INSIDE, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
 pub use run::{DeniedCalls, Hooks, Wish, initial_snapshot, supervise};
 pub use snapshot::{Gateway, LimitsInForce, Snapshot};

@@ -9,7 +9,7 @@ use clawkeep_doctor::{Facts, explain};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
-    AGENT_ID, InitHandle, MountAccess, SandboxSpec, Usage, create, destroy, expected, find, start_time,
+    AGENT_ID, InitHandle, LOG, MountAccess, SandboxSpec, Usage, create, destroy, expected, find, start_time,
     start_time_in,
 };
 use clawkeep_plan::{Digest, Expected, LaunchPlan, VerifiedPlan};
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use tokio::sync::mpsc;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, LOG_INSIDE};
 use crate::client::{InitClient, InitError, SESSION};
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
@@ -328,7 +328,18 @@ impl Sandbox {
                 }
             }
         }
+        self.link_log(blueprint.spec.ids.host_root());
         Ok(())
+    }
+
+    /// The gateway's log, where shells and old scripts look for it. Nothing depends on it, so nothing fails for it.
+    fn link_log(&self, (uid, gid): (u32, u32)) {
+        if rustix::fs::symlinkat(LOG_INSIDE, &self.tmp, LOG).is_ok() {
+            // A link in such a directory is followed only if it has the directory's owner (proc_sys_fs(5),
+            // protected_symlinks).
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            let _ = rustix::fs::chownat(&self.tmp, LOG, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+        }
     }
 
     /// Look at every input of a plan.
