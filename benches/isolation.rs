@@ -5,16 +5,12 @@
 #[path = "table.rs"]
 mod table;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::process::{Command, Stdio as Std};
 use std::time::{Duration, Instant};
 
-use clawkeep_isolation::proto::{self, Event, Kind, Message, Order, Reply, Spawn};
-use clawkeep_isolation::{
-    IdMap, Limits, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, find, wire,
-};
-use clawkeep_plan::{Digest, NetlinkRule, Receipt};
+use clawkeep_doctor::prove;
+use clawkeep_isolation::System;
 use table::{machine, row};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clawkeep");
@@ -130,60 +126,7 @@ fn bubblewrapped_true() -> Command {
 
 /// The time until the end of `/bin/true` and its receipt are known, and until the sandbox is gone.
 fn isolated_true() -> (Duration, Duration) {
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("home");
-    std::fs::create_dir(&home).unwrap();
-    let ids = IdMap::for_current_user(9);
-    let (uid, gid) = ids.host_agent();
-    std::os::unix::fs::chown(&home, Some(uid), Some(gid)).unwrap();
-    let System { mut mounts, symlinks } = System::of_this_host();
-    mounts.push(Mount { source: home, target: "/sandbox".into(), access: MountAccess::ReadWrite });
-    let spec = SandboxSpec {
-        name: "box".into(),
-        ids,
-        mounts,
-        symlinks,
-        files: etc_files("box"),
-        listeners: vec![3128],
-        tmp_bytes: 64 << 20,
-        log_bytes: 1 << 20,
-        limits: Limits::default(),
-    };
-    let run = dir.path().join("run");
-    let order = Order::Spawn(Box::new(Spawn {
-        id: "gateway-1".into(),
-        kind: Kind::Gateway,
-        plan: Digest::of(b"plan"),
-        argv: vec!["/bin/true".into()],
-        env: BTreeMap::new(),
-        cwd: "/".into(),
-        netlink: NetlinkRule::RouteOnly,
-        landlock_abi_min: 1,
-        stdio: proto::Stdio::Log,
-        reports: false,
-    }));
-
     let started = Instant::now();
-    create(Path::new(PROGRAM), &run, &spec).unwrap();
-    let handle = find(&run).unwrap().expect("init serves");
-    wire::send(&handle.connection, &proto::Request { number: 1, order }, &[]).unwrap();
-    let (mut receipt, mut ended) = (None, None);
-    let mut seen = VecDeque::new();
-    while receipt.is_none() || ended.is_none() {
-        match wire::receive(&handle.connection).unwrap().expect("init tells").0 {
-            Message::Event(Event::Receipt { text, .. }) => {
-                receipt = Some(Receipt::parse(text.as_bytes()).expect("a whole receipt"));
-            }
-            Message::Event(Event::Ended { how, .. }) => ended = Some(how),
-            Message::Reply { reply: Reply::Spawned { .. }, .. } => {}
-            other => seen.push_back(other),
-        }
-        assert!(seen.is_empty(), "{seen:?}");
-    }
-    let told = started.elapsed();
-    destroy(&handle).unwrap();
-    let gone = started.elapsed();
-    assert_eq!(ended, Some(proto::Ended::Exited(0)));
-    assert_eq!(receipt.unwrap().isolation.level.ids.uid[1], clawkeep_isolation::AGENT_ID);
-    (told, gone)
+    let (_, told) = prove(Path::new(PROGRAM)).expect("a sandbox with every layer");
+    (told, started.elapsed())
 }

@@ -93,6 +93,11 @@ const KILL: &str = "kill-everything";
 const FORCED: &str = "forced-recovery";
 const SAME: &str = "same-walls";
 
+/// Remove what is planted, by a drill that was killed as well.
+pub(crate) fn put_in_order(drill: &mut Drill<'_>) -> Result<(), TargetError> {
+    drill.script(RESTORE).map(drop)
+}
+
 /// Plant, end everything, look, and try again. What was planted is removed in any case.
 pub(crate) fn stage(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, TargetError> {
     let mut scored = Vec::new();
@@ -104,9 +109,8 @@ pub(crate) fn stage(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scor
         let reason = if undisturbed { "" } else { "it is not the one that ran when the drill began" };
         scored.push(Scored::seen(SURVIVES, Group::Lifecycle, tries, outcome, reason.to_owned()));
     }
-    drill.script(RESTORE)?;
     let found = ended(drill, before);
-    let restored = drill.script(RESTORE);
+    let restored = put_in_order(drill);
     scored.extend(found?);
     restored?;
     Ok(scored)

@@ -60,6 +60,9 @@ impl<'a> Drill<'a> {
         let traits = target.traits();
         let Settings { only, recovery, progress, cancelled } = settings;
         let mut drill = Self { target, canaries, traits, only, progress, cancelled, made: 0 };
+        if traits.heals {
+            recovery::put_in_order(&mut drill)?;
+        }
         let mut scored = Vec::new();
         for attempt in attempts() {
             if drill.wanted(attempt.id) {

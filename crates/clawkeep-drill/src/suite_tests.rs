@@ -68,9 +68,18 @@ fn about() -> Scorecard {
 }
 
 fn drill(target: &mut Scripted, only: &str, stop: &dyn Fn() -> bool) -> Result<Scorecard, TargetError> {
+    drill_with(target, only, true, stop)
+}
+
+fn drill_with(
+    target: &mut Scripted,
+    only: &str,
+    recovery: bool,
+    stop: &dyn Fn() -> bool,
+) -> Result<Scorecard, TargetError> {
     let dir = tempfile::tempdir().unwrap();
     let canaries = Canaries::set(dir.path()).unwrap();
-    let settings = Settings { only: Some(only), recovery: true, progress: &mut |_, _| (), cancelled: stop };
+    let settings = Settings { only: Some(only), recovery, progress: &mut |_, _| (), cancelled: stop };
     Drill::run(target, &canaries, settings, about())
 }
 
@@ -126,6 +135,14 @@ fn without_guards_those_attempts_are_not_made_and_it_is_told() {
     let card = drill(&mut target, "guard-", &|| false).unwrap();
     assert_eq!(outcome(&card, "guard-deleted"), (Outcome::NotRun, "this agent has no guards".into()));
     assert!(target.shell.iter().all(|script| !script.contains("nemoclaw-sandbox-safety-net")));
+}
+
+#[test]
+fn what_a_killed_drill_left_is_removed_by_whatever_drill_is_next() {
+    let mut target = Scripted::new();
+    drill_with(&mut target, "unshare-user", false, &|| false).unwrap();
+    let restored = target.shell.iter().any(|script| script.contains("rmdir .clawkeep-drill"));
+    assert!(restored && target.shell.len() == 1, "{:?}", target.shell);
 }
 
 #[test]

@@ -132,11 +132,16 @@ fn size(bytes: u64) -> String {
     if gib >= 1.0 { format!("{gib:.1} GiB") } else { format!("{:.0} MiB", gib * 1024.0) }
 }
 
+/// Calls that are named in a line; all of them are in the JSON.
+const NAMED: usize = 8;
+
 /// `io_uring_setup, ptrace (2 kinds); in sessions: mount (1 kind)`.
 fn denied(told: &DeniedStatus) -> Option<String> {
     let kinds = |calls: &[String]| {
         let s = if calls.len() == 1 { "" } else { "s" };
-        (!calls.is_empty()).then(|| format!("{} ({} kind{s})", calls.join(", "), calls.len()))
+        let more = if calls.len() > NAMED { ", …" } else { "" };
+        let named = calls.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        (!calls.is_empty()).then(|| format!("{named}{more} ({} kind{s})", calls.len()))
     };
     let in_sessions = kinds(&told.sessions).map(|calls| format!("in sessions: {calls}"));
     let parts: Vec<String> = kinds(&told.agent).into_iter().chain(in_sessions).collect();
@@ -385,5 +390,15 @@ pub mod tests {
         status.route.model = "m\n\u{1b}[1Ahidden\ttab".into();
         assert_eq!(list(&[status.clone()], Path::new("/h")).lines().count(), 2);
         assert!(!sandbox(&status).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_line_names_some_of_many_refused_calls_and_counts_all() {
+        let calls = |n: usize| (1..=n).map(|number| format!("call-{number}")).collect::<Vec<_>>();
+        let told = |agent| denied(&DeniedStatus { agent, sessions: vec![] });
+        assert_eq!(told(calls(0)), None);
+        assert_eq!(told(calls(1)).unwrap(), "call-1 (1 kind)");
+        assert!(told(calls(8)).unwrap().ends_with("call-7, call-8 (8 kinds)"));
+        assert!(told(calls(44)).unwrap().ends_with("call-7, call-8, … (44 kinds)"));
     }
 }
