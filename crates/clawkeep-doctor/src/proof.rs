@@ -102,7 +102,7 @@ pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
 fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Unproven> {
     let netlink = NetlinkRule::RouteOnly;
     let seccomp =
-        Programs::new(netlink).map_err(io::Error::other).map_err(at("build the seccomp programs"))?;
+        Programs::of(netlink).map_err(io::Error::other).map_err(at("build the seccomp programs"))?;
     ask(handle, Order::Hello)?;
     // The first that comes with its answer is its root directory.
     let root = receive(handle)?.1.into_iter().next();

@@ -24,8 +24,8 @@ use crate::{audit, readback, sys, wire};
 pub struct Confinement {
     ids: IdMap,
     seal: Seal,
-    route_only: Programs,
-    no_netlink: Programs,
+    route_only: &'static Programs,
+    no_netlink: &'static Programs,
     amounts: Amounts,
     /// What a process writes `0` to in order to join the sandbox's control group: a gateway's and a session's.
     doors: [Vec<OwnedFd>; 2],
@@ -58,7 +58,7 @@ impl Confinement {
     pub fn prepare(spec: &SandboxSpec, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
         let sessions = doors.split_off(doors.len() / 2);
         let programs =
-            |rule| Programs::new(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
+            |rule| Programs::of(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
             ids: spec.ids,
             seal: Seal::prepare(sys::landlock_abi(), &spec.writable()).map_err(at("prepare Landlock"))?,
@@ -206,8 +206,8 @@ impl Confinement {
         std::mem::forget(fds);
 
         let programs = match spawn.netlink {
-            NetlinkRule::RouteOnly => &self.route_only,
-            NetlinkRule::Refused => &self.no_netlink,
+            NetlinkRule::RouteOnly => self.route_only,
+            NetlinkRule::Refused => self.no_netlink,
         };
         let listener = programs.install().map_err(at("install the seccomp program"))?;
         let denials_recorded = listener.is_some();

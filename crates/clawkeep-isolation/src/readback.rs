@@ -79,7 +79,7 @@ mod tests {
     fn reads_its_own_state() {
         let handled = Handled { fs: 0, net: 0, scopes: 0 };
         let landlock = LandlockLevel { asked: 0, abi: 0, status: Restriction::None, handled, tried: false };
-        let level = level(landlock, &Programs::new(NetlinkRule::RouteOnly).unwrap(), true).unwrap();
+        let level = level(landlock, Programs::of(NetlinkRule::RouteOnly).unwrap(), true).unwrap();
         assert_eq!(level.namespaces.len(), NAMESPACES.len());
         assert_eq!(level.namespaces, namespaces().unwrap());
         assert_eq!(level.ids.uid[1], rustix::process::geteuid().as_raw());

@@ -51,7 +51,7 @@ impl SandboxSpec {
     /// puts other seccomp programs around what it starts: its receipts would be rejected for ever.
     pub fn digest(&self) -> Digest {
         let walls = [NetlinkRule::RouteOnly, NetlinkRule::Refused]
-            .map(|netlink| Programs::new(netlink).map(|programs| programs.digest()).ok());
+            .map(|netlink| Programs::of(netlink).map(|programs| programs.digest()).ok());
         self.digest_behind(&walls)
     }
 

@@ -190,7 +190,7 @@ impl<H: Hooks> Supervisor<H> {
         status: watch::Sender<Snapshot>,
         hooks: H,
     ) -> Result<Self, (H, String)> {
-        let seccomp = match Programs::new(blueprint.plan.sealing.netlink) {
+        let seccomp = match Programs::of(blueprint.plan.sealing.netlink) {
             Ok(programs) => programs.digest(),
             Err(error) => return Err((hooks, error.to_string())),
         };

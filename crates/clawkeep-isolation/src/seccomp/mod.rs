@@ -18,6 +18,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use clawkeep_plan::{Digest, NetlinkRule};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
@@ -33,6 +34,7 @@ pub struct Programs {
     plain: BpfProgram,
     /// Refused calls are put to a listener.
     recorded: BpfProgram,
+    digest: Digest,
 }
 
 /// The program could not be built: a mistake in the tables, or an architecture without a filter.
@@ -49,11 +51,25 @@ pub fn refused_call(number: i64) -> Option<&'static str> {
 }
 
 impl Programs {
-    /// The program for this rule about netlink sockets.
+    /// The program for this rule about netlink sockets. It is built once a process: that takes longer than a fork.
     ///
     /// # Errors
     /// [`SeccompError`] on an architecture that the filter compiler does not know.
-    pub fn new(netlink: NetlinkRule) -> Result<Self, SeccompError> {
+    pub fn of(netlink: NetlinkRule) -> Result<&'static Self, SeccompError> {
+        static ROUTE_ONLY: OnceLock<Programs> = OnceLock::new();
+        static REFUSED: OnceLock<Programs> = OnceLock::new();
+        let known = match netlink {
+            NetlinkRule::RouteOnly => &ROUTE_ONLY,
+            NetlinkRule::Refused => &REFUSED,
+        };
+        if let Some(programs) = known.get() {
+            return Ok(programs);
+        }
+        let built = Self::new(netlink)?;
+        Ok(known.get_or_init(|| built))
+    }
+
+    fn new(netlink: NetlinkRule) -> Result<Self, SeccompError> {
         let plain = build(netlink)?;
         let mut recorded = plain.clone();
         // The compiler has no word for the question, so it is put in the place of the error.
@@ -61,7 +77,8 @@ impl Programs {
         for instruction in recorded.iter_mut().filter(|it| it.code == RETURN && it.k == refusal) {
             instruction.k = libc::SECCOMP_RET_USER_NOTIF;
         }
-        Ok(Self { plain, recorded })
+        let digest = digest(&plain);
+        Ok(Self { plain, recorded, digest })
     }
 
     /// How many programs [`Programs::install`] adds.
@@ -70,13 +87,7 @@ impl Programs {
     /// Names what is allowed, refused and unknown, in plans and receipts; the same whether refusals are recorded or
     /// not.
     pub fn digest(&self) -> Digest {
-        let mut bytes = Vec::new();
-        for instruction in &self.plain {
-            bytes.extend(instruction.code.to_le_bytes());
-            bytes.extend([instruction.jt, instruction.jf]);
-            bytes.extend(instruction.k.to_le_bytes());
-        }
-        Digest::of(&bytes)
+        self.digest
     }
 
     /// Put the calling thread, and all that it starts, under the program; for ever. It must have no_new_privs. Gives
@@ -93,6 +104,16 @@ impl Programs {
             installed => installed.map(Some),
         }
     }
+}
+
+fn digest(program: &BpfProgram) -> Digest {
+    let mut bytes = Vec::new();
+    for instruction in program {
+        bytes.extend(instruction.code.to_le_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_le_bytes());
+    }
+    Digest::of(&bytes)
 }
 
 /// Instructions of classic BPF (the kernel's uapi/linux/bpf_common.h).

@@ -145,7 +145,7 @@ proptest! {
         number in a_number(), arguments in proptest::array::uniform6(an_argument()), strict: bool,
     ) {
         let netlink = if strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
-        let Programs { plain, recorded } = built(strict);
+        let Programs { plain, recorded, .. } = built(strict);
         let made = Made { arch: HERE, number, arguments };
         prop_assert_eq!(fate(recorded, made), wanted(netlink, number, arguments));
         // The one that records answers by a question where the other one answers by an error, and nowhere else.

@@ -111,7 +111,7 @@ impl Sandbox {
     /// What a gateway in it must say of itself.
     pub fn expected(&mut self) -> Expected {
         let (_, fds) = self.ask(Order::Hello, &[]);
-        let seccomp = Programs::new(NetlinkRule::RouteOnly).unwrap().digest();
+        let seccomp = Programs::of(NetlinkRule::RouteOnly).unwrap().digest();
         expected(&self.spec, seccomp, true, fds[0].as_fd()).unwrap()
     }
 

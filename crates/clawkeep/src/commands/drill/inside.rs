@@ -85,7 +85,7 @@ fn unasked(problem: Problem) -> TargetError {
 impl Target for Inside<'_> {
     fn traits(&self) -> Traits {
         let limits = self.found.limits.as_ref().map(|limits| &limits.enforced);
-        let strict = Programs::new(NetlinkRule::Refused).map(|programs| programs.digest()).ok();
+        let strict = Programs::of(NetlinkRule::Refused).map(|programs| programs.digest()).ok();
         let seccomp = self.found.level.as_ref().map(|level| level.seccomp.digest);
         Traits {
             proxy: Some(PROXY),
