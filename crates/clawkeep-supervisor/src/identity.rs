@@ -8,11 +8,15 @@ use rustix::fs::{Dir, Mode, OFlags};
 /// The most that is read of one file of /proc, in bytes.
 const MAX_TABLE: u64 = 4 << 20;
 
-/// Inodes of the sockets that listen on this TCP port, in the network namespace of this process
-/// (proc_pid_net(5)). Empty when it cannot be told.
+/// 127.0.0.1 and any address, as `/proc/net/tcp` has them.
+const ANSWERING: [&str; 2] = ["0100007F", "00000000"];
+
+/// Inodes of the sockets that answer on this TCP port of 127.0.0.1, in the network namespace of this process
+/// (proc_pid_net(5)). Empty when it cannot be told. A socket of IPv6 answers there only where none of IPv4 does.
 pub(crate) fn listeners(proc: BorrowedFd<'_>, pid: i32, port: u16) -> Vec<u64> {
-    let tables = ["tcp", "tcp6"].map(|table| read(proc, &format!("{pid}/net/{table}")));
-    tables.iter().flatten().flat_map(|table| inodes(table, port)).collect()
+    let table = |name: &str| read(proc, &format!("{pid}/net/{name}")).unwrap_or_default();
+    let found = inodes(&table("tcp"), port, |address| ANSWERING.contains(&address));
+    if found.is_empty() { inodes(&table("tcp6"), port, |_| true) } else { found }
 }
 
 /// Whether this process holds one of these sockets; `None` when it cannot be told.
@@ -48,17 +52,19 @@ pub(crate) fn processes(proc: BorrowedFd<'_>) -> Vec<i32> {
 fn read(proc: BorrowedFd<'_>, path: &str) -> Option<String> {
     use std::io::Read;
     let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut bytes = Vec::new();
+    // For each read of a table of sockets the kernel walks those of the whole host: few reads, then.
+    let mut bytes = Vec::with_capacity(8 << 10);
     std::fs::File::from(file).take(MAX_TABLE).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// In `/proc/net/tcp`: local address and port in hexadecimal, state 0A for listening, inode in column ten.
-fn inodes(table: &str, port: u16) -> Vec<u64> {
+fn inodes(table: &str, port: u16, answers: impl Fn(&str) -> bool) -> Vec<u64> {
     let row = |line: &str| {
         let columns: Vec<_> = line.split_ascii_whitespace().collect();
-        let (_, local) = columns.get(1)?.rsplit_once(':')?;
-        let here = u16::from_str_radix(local, 16).ok()? == port && *columns.get(3)? == "0A";
+        let (address, local) = columns.get(1)?.rsplit_once(':')?;
+        let here =
+            u16::from_str_radix(local, 16).ok()? == port && *columns.get(3)? == "0A" && answers(address);
         here.then(|| columns.get(9)?.parse().ok()).flatten()
     };
     table.lines().filter_map(row).collect()
@@ -94,14 +100,22 @@ mod tests {
         });
         child.kill().unwrap();
         child.wait().unwrap();
-        drop(listener);
+        // Another address of the loopback answers somebody else; IPv6 answers here where IPv4 does not.
+        let elsewhere = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        assert_eq!(listeners(proc.as_fd(), own, port), found);
+        drop((listener, elsewhere));
         assert!(listeners(proc.as_fd(), own, port).is_empty());
+        if let Ok(dual) = std::net::TcpListener::bind("[::]:0") {
+            let port = dual.local_addr().unwrap().port();
+            let found = listeners(proc.as_fd(), own, port);
+            assert_eq!((found.len(), holds(proc.as_fd(), own, &found)), (1, Some(true)));
+        }
     }
 
     proptest! {
         #[test]
         fn any_table_is_read_without_a_panic(table in "\\PC{0,400}", port: u16) {
-            let _ = inodes(&table, port);
+            let _ = inodes(&table, port, |_| true);
         }
     }
 }
