@@ -21,6 +21,10 @@ bench:
     cargo bench -p clawkeep --bench boot
     cargo bench -p clawkeep --bench idle
 
+# The promises about times (P3 to P6) as a gate: fails when a median is over its limit, three times in a row. No release build.
+gate:
+    CLAWKEEP_BENCH_N=10 CLAWKEEP_BENCH_GATE=1 cargo bench --profile dev -p clawkeep --bench recovery --bench boot
+
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}

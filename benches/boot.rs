@@ -1,6 +1,6 @@
 //! How soon everything runs again after a boot: `cargo bench -p clawkeep --bench boot`. Twenty guarded fake
 //! gateways, nothing of them left but their state directories, then a cold daemon. `CLAWKEEP_BENCH_N` makes it
-//! shorter.
+//! shorter, `CLAWKEEP_BENCH_GATE` makes it fail when the promise is broken.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use clawkeep_daemon::ensure;
 use support::{Installation, LONG, PROGRAM};
-use table::{machine, row};
+use table::{Promise, keeps, machine, measured, row};
 use testkit::fake::monotonic_ns;
 use testkit::{fake, wait_until};
 
 /// As many as promise P5 is about.
 const SANDBOXES: usize = 20;
+const ADMITTED: Promise = Promise("P5", Duration::from_secs(5));
 
 fn main() {
     let n = std::env::var("CLAWKEEP_BENCH_N").ok().map_or(10, |n| n.parse().expect("a number"));
@@ -26,6 +27,11 @@ fn main() {
     let installation = Installation::new();
     let names: Vec<String> = (1..=SANDBOXES).map(|number| format!("box-{number}")).collect();
     names.iter().for_each(|name| drop(installation.create_fake(name, &[])));
+    measured(|| boot(n, &installation, &names));
+}
+
+/// From no daemon to all of them. Whether the promise is kept.
+fn boot(n: usize, installation: &Installation, names: &[String]) -> bool {
     let report = |name: &String| installation.files(name).join("fake-report.jsonl");
     let (mut answers, mut first, mut last, mut ready) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..n {
@@ -58,4 +64,5 @@ fn main() {
     row("no daemon, to the first gateway's first instruction", &mut first);
     row("no daemon, to the last gateway's first instruction", &mut last);
     row("no daemon, to all ready", &mut ready);
+    keeps(&ADMITTED, &last)
 }

@@ -1,6 +1,6 @@
 //! Figures of recovery, as a table: `cargo bench -p clawkeep --bench recovery`. Everything is real (the program, the
 //! sandbox, the daemon) but the agent, which is the fake gateway: what is measured is ours, not an agent's
-//! warm-up. `CLAWKEEP_BENCH_N` makes it shorter.
+//! warm-up. `CLAWKEEP_BENCH_N` makes it shorter, `CLAWKEEP_BENCH_GATE` makes it fail when a promise is broken.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clawkeep_daemon::api::{Rehearsal, Request, Value};
 use support::{Installation, LONG, name};
-use table::{machine, row};
+use table::{Promise, keeps, machine, measured, row};
 use testkit::fake::monotonic_ns;
 use testkit::{Handle, fake, wait_until};
 
@@ -19,11 +19,16 @@ fn main() {
     let n = std::env::var("CLAWKEEP_BENCH_N").ok().map(|n| n.parse().expect("a number"));
     println!("{}\n", machine());
     println!("| figure | n | p50 | p99 | max |\n|---|---|---|---|---|");
-    recovery(n.unwrap_or(100), n.unwrap_or(50));
+    measured(|| recovery(n.unwrap_or(100), n.unwrap_or(50)));
+    measured(|| adoption(n.unwrap_or(10)));
 }
 
-/// From a SIGKILL to the first line of the next gateway's own code, and to ready.
-fn recovery(kills: usize, losses: usize) {
+const KILLED: Promise = Promise("P3", Duration::from_millis(50));
+const WIPED: Promise = Promise("P4", Duration::from_millis(250));
+const ADOPTED: Promise = Promise("P6", Duration::from_secs(1));
+
+/// From a SIGKILL to the first line of the next gateway's own code, and to ready. Whether the promises are kept.
+fn recovery(kills: usize, losses: usize) -> bool {
     let installation = Installation::new();
     installation.create_fake("bench", &[]);
     let report = installation.files("bench").join("fake-report.jsonl");
@@ -69,4 +74,24 @@ fn recovery(kills: usize, losses: usize) {
         }
     }
     row("- cross-check: the daemon's own figure for a killed gateway (whole ms)", &mut rehearsed);
+    [keeps(&KILLED, &respawn), keeps(&WIPED, &wiped)] == [true, true]
+}
+
+/// From the daemon's SIGKILL until the next one supervises the same gateway. Each time in an installation of its own: who
+/// kills it again within 30 s meets the waits between its starts.
+fn adoption(n: usize) -> bool {
+    let one = |_| {
+        let installation = Installation::new();
+        let gateway = installation.create_fake("bench", &[]).gateway.unwrap().pid;
+        let daemon = Handle::of(installation.daemon().daemon.pid.cast_signed()).unwrap();
+        let killed = monotonic_ns();
+        assert!(daemon.kill() && daemon.ends_within(LONG));
+        let adopted = installation.ready("bench").gateway.unwrap();
+        let took = Duration::from_nanos(monotonic_ns() - killed);
+        assert_eq!((adopted.pid, adopted.restarts), (gateway, 0), "adopted, not restarted");
+        took
+    };
+    let mut adopted: Vec<_> = (0..n).map(one).collect();
+    row("daemon killed, to its gateway supervised by the next one", &mut adopted);
+    keeps(&ADOPTED, &adopted)
 }
