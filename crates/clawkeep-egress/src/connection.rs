@@ -16,8 +16,8 @@ use crate::head::{Head, HeadError, MAX_HEAD, MAX_HEADERS};
 use crate::idle::Idle;
 use crate::proxy::Shared;
 use crate::refusal;
-use crate::target::Target;
 use crate::verdict::{Reason, Verdict, decide};
+use clawkeep_policy::Target;
 
 /// What a connection is for, after its first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

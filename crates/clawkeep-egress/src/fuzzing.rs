@@ -1,7 +1,7 @@
 //! The strict reading of a request, for the fuzzer in `fuzz/`.
 
 use crate::head::{Framing, find_end, parse};
-use crate::target::Target;
+use clawkeep_policy::Target;
 
 /// Whatever comes, and in whatever pieces, is read in one way or refused.
 ///

@@ -18,10 +18,10 @@ mod head;
 mod idle;
 mod proxy;
 mod refusal;
-mod target;
+
 mod verdict;
 
 pub use authority::{Authority, AuthorityError};
+pub use clawkeep_policy::{Target, TargetError};
 pub use proxy::{Limits, Proxy};
-pub use target::{Target, TargetError};
 pub use verdict::{Action, Reason, Verdict, decide};

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::target::Target;
+use clawkeep_policy::Target;
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Where somebody inside wants to go: host and port in their one canonical spelling. Decisions are made on
 /// these bytes and on no others.
@@ -85,18 +85,46 @@ impl Target {
         self.port
     }
 
+    /// A host without a port, as a policy names it.
+    pub(crate) fn of_host(host: &str) -> Result<Self, TargetError> {
+        // Only an IPv6 address holds colons, and that is bracketed.
+        if host.bytes().any(|byte| byte == b':') && !host.ends_with(']') {
+            return Err(TargetError::Malformed);
+        }
+        Self::parse(host.as_bytes(), Some(443))
+    }
+
     /// Whether the host is an address rather than a name, in any spelling that some resolver takes for one
     /// (`127.1`, `2130706433`, `0x7f000001`, `0177.0.0.1`).
     pub fn is_address(&self) -> bool {
-        if self.host.starts_with('[') || self.host.parse::<Ipv4Addr>().is_ok() {
-            return true;
-        }
-        // A name whose last label is a number is an address to such resolvers, and to nobody a name.
-        let last = self.host.rsplit('.').next().unwrap_or_default();
-        let digits = last.strip_prefix("0x").unwrap_or(last);
-        let hexadecimal = last.starts_with("0x") && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        hexadecimal || last.bytes().all(|b| b.is_ascii_digit())
+        is_address_like(&self.host)
     }
+
+    /// The address, where the host is one in its plain spelling. `None` for a name, and for a spelling such as
+    /// `127.1`, which is nowhere to be dialed.
+    pub fn address(&self) -> Option<IpAddr> {
+        host_address(&self.host)
+    }
+}
+
+/// The address that a canonical host is.
+pub(crate) fn host_address(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
+        None => host.parse().ok().map(IpAddr::V4),
+    }
+}
+
+/// Whether some resolver takes a canonical host for an address.
+pub(crate) fn is_address_like(host: &str) -> bool {
+    if host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok() {
+        return true;
+    }
+    // A name whose last label is a number is an address to such resolvers, and to nobody a name.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let digits = last.strip_prefix("0x").unwrap_or(last);
+    let hexadecimal = last.starts_with("0x") && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    hexadecimal || last.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl fmt::Display for Target {
@@ -122,7 +150,7 @@ fn canonical_name(host: &str) -> Result<String, TargetError> {
     Ok(name.to_ascii_lowercase())
 }
 
-fn parse_port(digits: &str) -> Result<u16, TargetError> {
+pub(crate) fn parse_port(digits: &str) -> Result<u16, TargetError> {
     let plain = !digits.is_empty()
         && digits.len() <= 5
         && !digits.starts_with('0')
