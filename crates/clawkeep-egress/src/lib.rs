@@ -10,18 +10,23 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod callers;
 mod connection;
 mod front;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;
 mod idle;
+mod live;
 mod proxy;
 mod refusal;
-
+mod resolver;
 mod verdict;
 
 pub use authority::{Authority, AuthorityError};
+pub use callers::{Callers, NoCallers};
 pub use clawkeep_policy::{Target, TargetError};
+pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};
+pub use resolver::{HostResolver, Resolver, Resolving};
 pub use verdict::{Action, Reason, Verdict, decide};

@@ -1,10 +1,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use clawkeep_outbound::{DialError, client_config, dial, host_roots};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::body::BoxBody;
 use crate::problem::RouteProblem;
@@ -13,9 +14,6 @@ use crate::route::Origin;
 /// The sending half of a connection to a provider.
 pub(crate) type Sender = hyper::client::conn::http1::SendRequest<BoxBody>;
 
-/// With several addresses, the longest wait for one of them.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Opens a new connection to the origin. The connection's task ends when its sender is dropped.
 pub(crate) async fn connect(origin: &Origin, limit: Duration) -> Result<Sender, RouteProblem> {
     let slow = || RouteProblem::Timeout { address: origin.display(), what: "connect", after: limit };
@@ -23,42 +21,30 @@ pub(crate) async fn connect(origin: &Origin, limit: Duration) -> Result<Sender, 
 }
 
 async fn open(origin: &Origin, limit: Duration) -> Result<Sender, RouteProblem> {
-    let tcp = dial(origin, limit).await?;
-    // Small messages, each waited for: Nagle's algorithm would only add delay.
-    tcp.set_nodelay(true).map_err(|error| connect_problem(origin, &error))?;
+    let tcp = reach(origin, limit).await?;
     if !origin.https {
         return handshake(origin, tcp).await;
     }
     let tls = |cause: String| RouteProblem::Tls { address: origin.display(), cause };
     let name = ServerName::try_from(origin.host.clone()).map_err(|error| tls(error.to_string()))?;
-    let connector = tokio_rustls::TlsConnector::from(client_config().map_err(|cause| tls(cause.to_owned()))?);
+    let connector = tokio_rustls::TlsConnector::from(tls_config().map_err(|cause| tls(cause.to_owned()))?);
     let stream = connector.connect(name, tcp).await.map_err(|error| tls(error.to_string()))?;
     handshake(origin, stream).await
 }
 
-async fn dial(origin: &Origin, limit: Duration) -> Result<TcpStream, RouteProblem> {
+async fn reach(origin: &Origin, limit: Duration) -> Result<TcpStream, RouteProblem> {
     let dns = |cause: String| RouteProblem::Dns { host: origin.host.clone(), cause };
     let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
     let addresses: Vec<_> = found.map_err(|error| dns(error.to_string()))?.take(8).collect();
-    let deadline = Instant::now() + limit;
-    let mut last = None;
-    for (index, address) in addresses.iter().enumerate() {
-        let rest = deadline.saturating_duration_since(Instant::now());
-        let share = if index + 1 < addresses.len() { rest.min(ADDRESS_TIMEOUT) } else { rest };
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = Some(connect_problem(origin, &error)),
-            Err(_) => {
-                last =
-                    Some(RouteProblem::Timeout { address: origin.display(), what: "connect", after: share });
-            }
+    dial(&addresses, limit).await.map_err(|error| match error {
+        DialError::NoAddress => dns("it has no address".to_owned()),
+        DialError::Failed(error) => {
+            RouteProblem::Connect { address: origin.display(), cause: error.to_string() }
         }
-    }
-    Err(last.unwrap_or_else(|| dns("it has no address".to_owned())))
-}
-
-fn connect_problem(origin: &Origin, error: &std::io::Error) -> RouteProblem {
-    RouteProblem::Connect { address: origin.display(), cause: error.to_string() }
+        DialError::TimedOut(after) => {
+            RouteProblem::Timeout { address: origin.display(), what: "connect", after }
+        }
+    })
 }
 
 async fn handshake<T>(origin: &Origin, stream: T) -> Result<Sender, RouteProblem>
@@ -75,26 +61,11 @@ where
     Ok(sender)
 }
 
-/// TLS with the host's own roots, read once a process.
-fn client_config() -> Result<Arc<rustls::ClientConfig>, &'static str> {
+/// TLS with the host's own roots, HTTP/1.1 only, made once a process.
+fn tls_config() -> Result<Arc<rustls::ClientConfig>, &'static str> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     CONFIG
-        .get_or_init(|| {
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            (!roots.is_empty()).then(|| Arc::new(config_with(roots)))
-        })
+        .get_or_init(|| host_roots().map(|roots| Arc::new(client_config(roots, &[b"http/1.1"]))))
         .clone()
         .ok_or("this machine has no root certificates")
-}
-
-fn config_with(roots: rustls::RootCertStore) -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring serves the default protocol versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config
 }

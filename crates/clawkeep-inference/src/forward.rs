@@ -37,21 +37,14 @@ const PASSED_PREFIX: &str = "x-stainless-";
 const CREDENTIAL_PARAMETERS: &[&str] =
     &["key", "api_key", "api-key", "apikey", "access_token", "token", "auth"];
 
-/// Answer headers that do not pass, besides those of the connection (RFC 9110, 7.6.1).
+/// Answer headers that do not pass, besides those of the connection.
 const DROPPED_FROM_ANSWER: &[&str] = &[
     "alt-svc",
-    "connection",
     "content-location",
-    "keep-alive",
     "location",
-    "proxy-authenticate",
-    "proxy-connection",
     "set-cookie",
     "strict-transport-security",
-    "te",
     "trailer",
-    "transfer-encoding",
-    "upgrade",
     "www-authenticate",
 ];
 
@@ -169,18 +162,7 @@ fn safe_query(query: &str) -> Option<String> {
 }
 
 fn clean_answer_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        // Framing is ours to drop or keep, whatever the provider says.
-        .filter(|name: &HeaderName| name != header::CONTENT_LENGTH)
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
+    clawkeep_outbound::strip(headers);
     for name in DROPPED_FROM_ANSWER {
         headers.remove(*name);
     }
