@@ -29,6 +29,9 @@ pub struct SandboxRecord {
     pub route: Value,
     /// The isolation's configuration. Opaque here.
     pub isolation: Value,
+    /// What may leave it. Opaque here; null is nothing but the model route, as in records of before.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub policy: Value,
     /// The port on the host's loopback that leads to its dashboard.
     pub dashboard_port: Option<u16>,
     /// Whether a command without a name means this one. At most one has it;
@@ -51,6 +54,8 @@ pub struct NewSandbox {
     pub route: Value,
     /// The isolation's configuration.
     pub isolation: Value,
+    /// What may leave it.
+    pub policy: Value,
     /// The port on the host's loopback that leads to its dashboard.
     pub dashboard_port: Option<u16>,
     /// Whether onboarding has still to end.
@@ -71,6 +76,7 @@ pub(crate) mod tests {
             adapter: json!({"kind": "openclaw", "n": 0}),
             route: Value::Null,
             isolation: json!({}),
+            policy: Value::Null,
             dashboard_port: Some(18789),
             onboarding: true,
         }
@@ -95,7 +101,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn survives_a_round_trip_through_json(
-            (adapter, route, isolation) in (any_value(), any_value(), any_value()),
+            (adapter, route, isolation, policy) in (any_value(), any_value(), any_value(), any_value()),
             (slot, created_at, port) in (any::<u32>(), any::<u64>(), any::<Option<u16>>()),
             (stopped, default, onboarding) in any::<(bool, bool, bool)>(),
         ) {
@@ -107,6 +113,7 @@ pub(crate) mod tests {
                 adapter,
                 route,
                 isolation,
+                policy,
                 dashboard_port: port,
                 default,
                 onboarding,

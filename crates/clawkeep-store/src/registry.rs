@@ -26,6 +26,7 @@ impl Store {
                 adapter: new.adapter,
                 route: new.route,
                 isolation: new.isolation,
+                policy: new.policy,
                 dashboard_port: new.dashboard_port,
                 default: !records.iter().any(|record| record.default),
                 onboarding: new.onboarding,

@@ -25,6 +25,7 @@ fn new(name: &str) -> NewSandbox {
         adapter: json!({"n": 0, "twin": 0}),
         route: json!({}),
         isolation: json!({}),
+        policy: serde_json::Value::Null,
         dashboard_port: None,
         onboarding: false,
     }

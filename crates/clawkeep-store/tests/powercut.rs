@@ -53,6 +53,7 @@ impl World {
             adapter: json!({"n": 0}),
             route: json!({"filler": "x".repeat(6_000)}),
             isolation: json!({}),
+            policy: serde_json::Value::Null,
             dashboard_port: None,
             onboarding: true,
         })?;
