@@ -34,6 +34,7 @@ fn create(installation: &Installation, sandbox: &str, health: &str) -> SandboxSt
         limits: Default::default(),
         image: None,
         mounts: vec![],
+        policy: Default::default(),
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name(sandbox) }).unwrap();

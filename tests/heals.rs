@@ -307,6 +307,7 @@ fn a_session_that_takes_the_port_does_not_pass_for_the_gateway() {
         limits: Default::default(),
         image: None,
         mounts: vec![],
+        policy: Default::default(),
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     wait_until(LONG, "the sandbox to be there", || {

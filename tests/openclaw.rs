@@ -203,6 +203,7 @@ fn a_runtime_that_is_removed_from_the_host_is_installed_again() {
         limits: Default::default(),
         image: None,
         mounts: vec![],
+        policy: Default::default(),
     };
     installation.ask(&Request::Create(Box::new(create))).unwrap();
     installation.ask(&Request::Onboarded { name: name("my-assistant") }).unwrap();

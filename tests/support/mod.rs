@@ -211,6 +211,7 @@ impl Installation {
             limits,
             image: None,
             mounts: vec![],
+            policy: Default::default(),
         };
         Request::Create(Box::new(create))
     }

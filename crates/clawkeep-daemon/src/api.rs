@@ -4,12 +4,16 @@
 //!
 //! The status types are also what `--json` prints: schema 1 of the outside contract. Fields are only added.
 
+pub mod policy;
+
 use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
 use clawkeep_plan::{Digest, EnforcedLevel, SandboxName};
 use clawkeep_store::{Page, Span};
 use serde::{Deserialize, Serialize};
+
+use policy::{PolicyChange, PolicyChoice, PolicyReport, PolicySet, RefusedRequest};
 
 /// What the command line can ask for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,6 +136,25 @@ pub enum Request {
         /// The most events; no more than [`clawkeep_store::MAX_PAGE`] come in any case.
         limit: usize,
     },
+    /// What may leave a sandbox: [`Value::Policy`].
+    Policy {
+        /// Which.
+        name: SandboxName,
+    },
+    /// Change what may leave it: validated whole, in force at once, or nothing is changed. [`Value::PolicySet`].
+    SetPolicy {
+        /// Which.
+        name: SandboxName,
+        /// How.
+        change: PolicyChange,
+        /// Only tell what would change.
+        dry_run: bool,
+    },
+    /// What was refused to it, the newest last: [`Value::Refused`].
+    Refused {
+        /// Which.
+        name: SandboxName,
+    },
     /// End the daemon (not the sandboxes: the next one adopts them).
     Shutdown,
 }
@@ -161,6 +184,9 @@ pub struct Create {
     /// What else of this host it sees.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
+    /// What may leave it besides the model's route.
+    #[serde(default)]
+    pub policy: PolicyChoice,
 }
 
 /// A directory or file of this host to show in a sandbox.
@@ -285,6 +311,12 @@ pub enum Value {
         /// From the failure to ready, in milliseconds.
         ready_ms: u64,
     },
+    /// What may leave a sandbox.
+    Policy(Box<PolicyReport>),
+    /// A policy was changed, or would be.
+    PolicySet(Box<PolicySet>),
+    /// What was refused to a sandbox.
+    Refused(Vec<RefusedRequest>),
     /// Some of the journal.
     Journal(Page),
     /// How a session ended: an exit status, or 128 and the signal.
@@ -384,6 +416,9 @@ pub struct SandboxStatus {
     pub limits: Option<LimitsStatus>,
     /// The route behind `inference.local`.
     pub route: RouteStatus,
+    /// What else may leave it.
+    #[serde(default)]
+    pub egress: EgressStatus,
     /// Port on the host's loopback.
     pub dashboard_port: Option<u16>,
     /// The page to open, with its token.
@@ -457,6 +492,24 @@ pub struct DeniedStatus {
     pub agent: Vec<String>,
     /// Refused to sessions that people opened.
     pub sessions: Vec<String>,
+}
+
+/// What may leave a sandbox besides the model's route, in short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressStatus {
+    /// The built-in presets in force.
+    pub presets: Vec<String>,
+    /// How many other rules are.
+    pub rules: usize,
+    /// How many approvals for a time are.
+    pub approvals: usize,
+    /// How many different requests were refused lately.
+    pub refused: usize,
+    /// Digest of the whole policy.
+    pub policy: Option<Digest>,
+    /// Why the policy that is kept is not in force, so that nothing but the model's route leads out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What a sandbox may take of the host.

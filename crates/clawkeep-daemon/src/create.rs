@@ -14,6 +14,7 @@ use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, ato
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
+use crate::policy::Setting;
 use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 use crate::system::base;
@@ -27,6 +28,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
+    let (policy, _) = Setting::new(&wanted.policy)?;
     let etc = etc_files(name.as_str());
     let base = base(&daemon.home, &name, wanted.image, &etc)?;
     // Which ids it is made of does not matter here, only of what kind they are.
@@ -65,6 +67,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
             image: wanted.image,
             mounts,
         }),
+        policy: policy.to_value(),
         dashboard_port,
         onboarding: true,
     };

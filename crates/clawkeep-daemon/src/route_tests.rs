@@ -30,6 +30,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
         adapter: to_value(&agent),
         route: to_value(&route),
         isolation: to_value(&IsolationConfig::default()),
+        policy: serde_json::Value::Null,
         dashboard_port: None,
         onboarding: false,
     };

@@ -17,9 +17,11 @@ use crate::agents::Agents;
 use crate::api::Failure;
 use crate::ca::{self, Ca};
 use crate::config::{Config, PROXY_PORT, blueprint};
-use crate::denied::Denied;
+use crate::enforce::Enforced;
 use crate::forward;
 use crate::mend::Mender;
+use crate::policy::Setting;
+use crate::refused::{Asked, Refused};
 use crate::say::say;
 use crate::server::Daemon;
 
@@ -35,6 +37,8 @@ pub struct Running {
     pub client: watch::Receiver<Option<InitClient>>,
     /// The route behind `inference.local`.
     pub inference: LiveService,
+    /// What else may leave it.
+    pub policy: Enforced,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -49,7 +53,7 @@ impl Running {
         let config = Config::of(record)?;
         let Ca { authority, bundle: ca_bundle, note } = ca::ready(&daemon.home.sandbox(&record.name).ca())?;
         let blueprint = blueprint(&daemon.home, &daemon.program, record, &config, &ca_bundle)?;
-        let launches = last_launch(&daemon.store, record);
+        let (launches, policy) = remembered(&daemon.store, record);
         let (tell_blueprint, told_blueprint) = watch::channel(Arc::new(blueprint.clone()));
         let (wishes, wished) = mpsc::unbounded_channel();
         let (tell, status) = watch::channel(initial_snapshot(launches));
@@ -63,14 +67,18 @@ impl Running {
             inference: inference.clone(),
             client: tell_client,
             proxy: Mutex::new(None),
-            denied: Arc::default(),
+            policy: policy.clone(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
             denied_calls: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
         if let Some(note) = note {
             hooks.record("ca-replaced", &note, serde_json::Value::Null);
         }
+        if let Some(trouble) = policy.status().trouble {
+            hooks.record("policy-unusable", &trouble, serde_json::Value::Null);
+        }
         let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
+        tasks.push(tokio::spawn(policy.clone().expire()));
         if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
             tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
         }
@@ -81,6 +89,7 @@ impl Running {
             blueprint: told_blueprint,
             client,
             inference,
+            policy,
             tasks,
         })
     }
@@ -132,10 +141,18 @@ impl Drop for Running {
     }
 }
 
-/// The number of the last launch that the journal knows, so that numbers go on over everything.
-fn last_launch(store: &Store, record: &SandboxRecord) -> u64 {
+/// What the journal and the registry know: the number of the last launch, so that numbers go on over everything,
+/// and the policy with what it refused.
+fn remembered(store: &Store, record: &SandboxRecord) -> (u64, Enforced) {
     let events = store.tail(Some(&record.name), 500).unwrap_or_default();
-    events.iter().filter_map(|event| event.entry.data["launch"].as_u64()).max().unwrap_or(0)
+    let launch = events.iter().filter_map(|event| event.entry.data["launch"].as_u64()).max().unwrap_or(0);
+    let refused = Refused::default();
+    refused.recall(events.iter().map(|event| &event.entry));
+    let policy = match Setting::of(record) {
+        Ok(setting) => Enforced::new(setting, refused),
+        Err(why) => Enforced::nothing(why.to_string()),
+    };
+    (launch, policy)
 }
 
 /// What the daemon does around a sandbox.
@@ -148,7 +165,7 @@ struct Around {
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
     proxy: Mutex<Option<JoinHandle<()>>>,
-    denied: Arc<Denied>,
+    policy: Enforced,
     restored: Mutex<Budget>,
     denied_calls: Mutex<Budget>,
 }
@@ -192,21 +209,20 @@ impl Around {
         let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
             .map_err(|e| e.to_string())?;
         let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
-        let denied = Arc::clone(&self.denied);
+        let refused = Arc::clone(&self.policy.refused);
         tokio::spawn(async move {
-            let (mut last, mut budget) = (None, Budget::new(30, Duration::from_secs(60)));
+            let mut budget = Budget::new(30, Duration::from_secs(60));
             while let Some(verdict) = told.recv().await {
                 if verdict.allows() {
                     continue;
                 }
-                denied.note(&verdict.host);
+                let asked = Asked::of(&verdict);
+                let data = serde_json::json!({ "asked": asked, "verdict": verdict });
                 // The same again is told once, and others at a bounded rate: an agent that asks for ever must
                 // not push the sandbox's history out of the journal.
-                if last.as_ref() != Some(&verdict) && budget.take() {
-                    let data = serde_json::to_value(&verdict).unwrap_or_default();
+                if refused.note(asked, verdict.message(), unix_ms()) && budget.take() {
                     let (sandbox, cause) = (Some(name.clone()), verdict.message());
                     journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
-                    last = Some(verdict);
                 }
             }
         });
@@ -242,7 +258,7 @@ impl Hooks for Around {
     }
 
     fn denied_hosts(&self, within: Duration) -> Vec<String> {
-        self.denied.within(within)
+        self.policy.refused.hosts(within, unix_ms())
     }
 
     async fn restore_agent(&self) -> Result<Option<Blueprint>, String> {

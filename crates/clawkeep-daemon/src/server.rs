@@ -21,7 +21,7 @@ use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
 use crate::wire::Asker;
-use crate::{create, rebuild, route, turn};
+use crate::{create, policy, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -312,6 +312,12 @@ impl Daemon {
                     Err(Failure::new("store-failed", error.to_string(), "clawkeep status".to_owned()))
                 })
             }
+            Request::Policy { name } => {
+                let setting = policy::Setting::of(&self.record(&name)?)?;
+                Ok(Value::Policy(Box::new(setting.report(&name, clawkeep_store::unix_ms())?)))
+            }
+            Request::SetPolicy { name, change, dry_run } => policy::set(self, &name, change, dry_run).await,
+            Request::Refused { name } => Ok(Value::Refused(self.running(&name)?.policy.refused.list())),
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)

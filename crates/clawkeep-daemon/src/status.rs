@@ -131,6 +131,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
             model: route.map_or_else(String::new, |route| route.model.clone()),
             endpoint_url: route.and_then(|route| route.effective_base_url().map(str::to_owned)),
         },
+        egress: running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status()),
         dashboard_port: record.dashboard_port,
         dashboard_url: record
             .dashboard_port
