@@ -14,6 +14,7 @@ mod journal;
 pub mod list;
 pub mod logs;
 pub mod onboard;
+pub mod policy;
 pub mod rebuild;
 pub mod recover;
 mod route;
@@ -60,6 +61,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Rebuild(options) => rebuild::run(&host, &options),
         Command::Gateway(options) => gateway::run(&host, &options),
         Command::Inference(options) => inference::run(&host, &options),
+        Command::Policy(options) => policy::run(&host, &options),
         Command::Logs(options) => logs::run(&host, &options),
         Command::Why(options) => why::run(&host, &options),
         Command::Events(options) => events::run(&host, &options),

@@ -18,6 +18,7 @@ const OF_A_SANDBOX: &[&str] = &[
     "gateway",
     "inference",
     "logs",
+    "policy",
     "rebuild",
     "recover",
     "start",
@@ -28,7 +29,11 @@ const OF_A_SANDBOX: &[&str] = &[
 ];
 
 /// Those of them that are two words.
-const OF_TWO_WORDS: &[(&str, &[&str])] = &[("gateway", &["restart"]), ("inference", &["get", "set"])];
+const OF_TWO_WORDS: &[(&str, &[&str])] = &[
+    ("gateway", &["restart"]),
+    ("inference", &["get", "set"]),
+    ("policy", &["get", "set", "add", "remove", "tier", "list", "explain", "requests", "approve"]),
+];
 
 /// Commands about none that are two words.
 const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[("service", &["install", "uninstall", "status", "run"])];
@@ -44,7 +49,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "COMPATIBLE_API_KEY=... clawkeep inference set NAME --provider custom --endpoint-url URL --model M",
     ),
     ("debug", "clawkeep status --json"),
-    ("policy", "clawkeep NAME status (only the model's route leads out)"),
     ("snapshot", "stop the sandbox, then copy $CLAWKEEP_HOME/sandboxes/NAME/home"),
     ("tui", "clawkeep status"),
     ("uninstall", "clawkeep NAME destroy, then remove $CLAWKEEP_HOME"),
@@ -160,6 +164,9 @@ mod tests {
             ("inference set box --model m", "inference set box --model m"),
             ("inference get", "inference get"),
             ("box inference --help", "inference --help"),
+            ("box policy explain github.com GET /x", "policy explain box github.com GET /x"),
+            ("policy set box file.yaml", "policy set box file.yaml"),
+            ("box policy list --json", "policy list box --json"),
             ("box use", "use box"),
             ("box drill --only tcp", "drill box --only tcp"),
             ("box why --last 1", "why box --last 1"),
@@ -246,6 +253,9 @@ mod tests {
                 "inference set",
                 vec!["--provider", "custom", "--endpoint-url", "http://h/v1", "--model", "m"]
             )),
+            Just(("policy get", vec!["--json"])),
+            Just(("policy explain", vec!["a.example:443", "GET", "/x"])),
+            Just(("policy add", vec!["npm"])),
             Just(("recover", vec![])),
             Just(("start", vec![])),
             Just(("stop", vec![])),

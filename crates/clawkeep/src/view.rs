@@ -1,5 +1,6 @@
 //! How states look to a person. Whatever comes from a sandbox is cleaned: all of it, here.
 
+pub mod policy;
 pub mod story;
 pub mod walls;
 
@@ -209,6 +210,7 @@ pub fn sandbox(status: &SandboxStatus) -> String {
         }
     }
     text += &line("model", &model(&status.route));
+    text += &line("egress", &policy::brief(&status.name, &status.egress));
     if let Some(url) = &status.dashboard_url {
         text += &line("page", url);
     }
@@ -218,7 +220,8 @@ pub fn sandbox(status: &SandboxStatus) -> String {
 #[cfg(test)]
 pub mod tests {
     use clawkeep_daemon::api::{
-        AgentStatus, DaemonStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus, RouteStatus,
+        AgentStatus, DaemonStatus, EgressStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus,
+        RouteStatus,
     };
     use clawkeep_isolation::{Enforced, Usage};
     use clawkeep_plan::Digest;
@@ -282,6 +285,7 @@ pub mod tests {
                 usage: Usage { memory_bytes: Some(300 << 20), oom_kills: Some(2), ..Usage::default() },
             }),
             route: RouteStatus { provider: "canary".into(), model: "canary-1".into(), endpoint_url: None },
+            egress: EgressStatus { presets: vec!["npm".into()], rules: 1, refused: 3, ..Default::default() },
             dashboard_port: Some(18789),
             dashboard_url: Some("http://127.0.0.1:18789/#token=t".into()),
             next_attempt_at: None,
@@ -299,6 +303,7 @@ pub mod tests {
         status.receipt = None;
         status.level = None;
         status.denied = DeniedStatus::default();
+        status.egress = EgressStatus::default();
         status.guards[1].state = "altered".into();
         if let Some(limits) = &mut status.limits {
             limits.enforced.memory_bytes = None;
@@ -330,6 +335,7 @@ pub mod tests {
           denied     io_uring_setup, ptrace (2 kinds); in sessions: mount (1 kind)
           limits     memory 4.0 GiB, 4096 processes, 1.5 processors, files 64.0 GiB; memory used 300 MiB, 2 killed for memory
           model      built-in canary
+          egress     the model's route, npm, 1 other rule; 3 refused: clawkeep my-assistant policy requests
           page       http://127.0.0.1:18789/#token=t
         "#);
         insta::assert_snapshot!(sandbox(&held("other")), @r#"
@@ -342,6 +348,7 @@ pub mod tests {
           limits     4096 processes, files 64.0 GiB
           NO LIMIT   memory is not limited: it is not delegated
           model      built-in canary
+          egress     the model's route
           held       a guard was altered
           next       clawkeep other recover
           incident   2026-11-24T07:01:00Z: line one

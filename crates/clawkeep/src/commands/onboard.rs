@@ -8,6 +8,7 @@ mod limits;
 mod lock;
 mod mounts;
 mod options;
+mod policy;
 pub mod report;
 mod settings;
 mod steps;

@@ -52,8 +52,17 @@ pub struct Options {
     /// A directory or file of this host to show inside, at the same place or at DST; written to only with :rw
     #[arg(long, value_name = "SRC[:DST][:rw]")]
     pub(super) mount: Vec<String>,
-    /// Command agents: hosts that it may reach. Not in this version yet
-    #[arg(long, value_name = "HOST:PORT", hide = true)]
+    /// A policy file: what else may leave the sandbox. Without any of these four the model's route alone does
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// The presets of a tier: restricted (none), balanced, open [env: CLAWKEEP_POLICY_TIER]
+    #[arg(long, value_name = "TIER")]
+    pub(super) tier: Option<String>,
+    /// Presets, as `policy list` names them [env: CLAWKEEP_POLICY_PRESETS]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) preset: Vec<String>,
+    /// A host that everything in it may reach
+    #[arg(long, value_name = "HOST:PORT")]
     pub(super) allow: Vec<String>,
     /// Seconds of readiness that prove a start; what it was started with is then kept as healthy [default: 25]
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(0..=3600))]

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clawkeep_agents::{Document, HealthUrl, Release};
+use clawkeep_daemon::api::policy::PolicyChoice;
 use clawkeep_daemon::api::{HostMount, RouteChoice};
 use clawkeep_inference::Provider;
 use clawkeep_isolation::Limits;
@@ -11,6 +12,7 @@ use super::ask::Ask;
 use super::limits;
 use super::mounts;
 use super::options::{AgentKind, Options};
+use super::policy;
 use crate::commands::route;
 use crate::env::Env;
 use crate::problem::Problem;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub from: Option<PathBuf>,
     /// What else of the host it sees.
     pub mounts: Vec<HostMount>,
+    /// What may leave it besides the model's route.
+    pub policy: PolicyChoice,
     /// The port that is wanted.
     pub dashboard_port: Option<u16>,
     /// A finished sandbox of this name may be removed.
@@ -81,10 +85,6 @@ impl Settings {
     /// # Errors
     /// What cannot be used, and why.
     pub fn resolve(options: Options, env: &Env, terminal: bool, ask: &mut dyn Ask) -> Result<Self, Problem> {
-        if !options.allow.is_empty() {
-            let message = "--allow is not in this version yet: only the model's route leads out";
-            return Err(Problem::usage("not-yet", message, "leave it out"));
-        }
         let interactive = terminal && !options.non_interactive && !env.flag("NON_INTERACTIVE")?;
         let recreate_by_variable = env.flag("RECREATE_SANDBOX")?;
         let name = match (options.name.clone(), env.text("SANDBOX_NAME")?) {
@@ -100,18 +100,8 @@ impl Settings {
         let agent = agent(&options)?;
         let limits = limits::resolve(&options, env)?;
         let mounts = options.mount.iter().map(|text| mounts::parse(text)).collect::<Result<_, _>>()?;
+        let (policy, notes) = policy::resolve(&options, env)?;
         let route = model_route(&options, env, interactive, ask)?;
-        let mut notes = Vec::new();
-        if let Some(presets) = env.text("POLICY_PRESETS")? {
-            let message = format!(
-                "policy presets ({presets}) are not in this version yet; only the model's route leads out"
-            );
-            notes.push(Problem::usage(
-                "not-yet",
-                message,
-                "unset NEMOCLAW_POLICY_PRESETS CLAWKEEP_POLICY_PRESETS",
-            ));
-        }
         Ok(Self {
             name,
             agent,
@@ -121,6 +111,7 @@ impl Settings {
             limits,
             from: options.from,
             mounts,
+            policy,
             dashboard_port,
             recreate: options.recreate_sandbox || recreate_by_variable,
             yes: options.yes || recreate_by_variable || env.flag("YES")?,

@@ -75,7 +75,8 @@ fn options_come_before_our_variables_before_the_old_ones() {
     assert_eq!((settings.name.as_str(), settings.dashboard_port), ("old", Some(18795)));
     assert_eq!((route.provider.as_str(), route.model.as_str()), ("ollama", "ours"));
     assert_eq!(route.endpoint_url.as_deref(), Some("http://10.0.0.1:11434/v1"));
-    assert!(settings.recreate && settings.yes && settings.notes.len() == 1);
+    assert!(settings.recreate && settings.yes && settings.notes.is_empty());
+    assert_eq!(settings.policy.presets, ["pypi"]);
 
     let line = "--name new --provider custom --model m --endpoint-url http://h/v1 --dashboard-port 1";
     let settings = resolve(line, &env, None).unwrap();
@@ -146,7 +147,9 @@ fn what_cannot_be_is_refused_before_anything_is_touched() {
         ("--agent command --env novalue -- sleep 1", "usage"),
         ("--agent command -- no-such-program-here", "no-such-program"),
         ("--agent command -- ./relative", "no-such-program"),
-        ("--agent command --allow h:1 -- sleep 1", "not-yet"),
+        ("--allow h", "bad-argument"),
+        ("--preset npm,nothing", "no-such-preset"),
+        ("--tier closed", "no-such-tier"),
     ] {
         assert_eq!(code(line, &[]), want, "{line}");
     }

@@ -51,6 +51,7 @@ fn create(
         limits: settings.limits,
         image,
         mounts: settings.mounts.clone(),
+        policy: settings.policy.clone(),
     };
     // Asked for at all, it may be there, whatever becomes of the answer...
     *made = true;
