@@ -41,6 +41,9 @@ const ENDPOINT: Known = Known {
     ],
 };
 
+/// More is no list but a range.
+const MAX_PORTS: usize = 256;
+
 /// OpenShell never opens these (Kubernetes' and etcd's control planes); neither do we.
 const CONTROL_PLANE: [u16; 5] = [2379, 2380, 6443, 10250, 10255];
 
@@ -81,6 +84,10 @@ fn ports(fields: &Fields<'_>, host: &HostPattern) -> Result<Vec<u16>, PolicyErro
     };
     let mut ports = Vec::new();
     for at in listed {
+        if ports.len() == MAX_PORTS {
+            let message = format!("an endpoint has {MAX_PORTS} ports at most");
+            return Err(at.error("policy-port", message, "make several endpoints of it"));
+        }
         let port = at.port()?;
         if CONTROL_PLANE.contains(&port) && !host.is_this_host() {
             let message = format!("port {port} belongs to a control plane: no policy opens it");
