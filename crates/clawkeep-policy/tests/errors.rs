@@ -93,6 +93,7 @@ fn files_that_cannot_be_enforced() {
         "version: 1\nversion: 1",
         "version: 1\nnetwork_policies:\n  a: {endpoints: [{host: a.example, port: 1}], binaries: [{path: /a}]}\n  a: {}",
         bomb,
+        "version: 1\nnetwork_policies: {<<: {a: b}}",
         "version: !!int 1",
         "version: 1\n---\nversion: 1",
         "version: 1\nnetwork_policies:\n\t- a",
