@@ -2,6 +2,7 @@
 
 use crate::denial::{Denial, Reason};
 use crate::difference::Difference;
+use crate::error::PolicyError;
 use crate::glob::Glob;
 use crate::host::HostPattern;
 use crate::matcher::{Caller, Matcher};
@@ -56,6 +57,9 @@ pub enum NotApprovable {
     /// No rule may open it, or only one that is written by hand may.
     #[error("{0}: this is not approved with a command")]
     ByHand(Denial),
+    /// No policy can say it.
+    #[error("{}: a policy cannot say it", .0.message)]
+    Unsayable(PolicyError),
 }
 
 /// The ports at which requests can be expected that can be looked at.
@@ -69,39 +73,42 @@ const HTTP_PORTS: [u16; 2] = [80, 443];
 /// # Errors
 /// [`NotApprovable`] where an address, a deny rule or the form of the request is what stands against it.
 pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, NotApprovable> {
-    let now = outcome(policy, refused);
-    let by_hand = |reason| NotApprovable::ByHand(Denial::new(reason, None));
-    match refused.reason {
-        Reason::Host | Reason::Port | Reason::Binary => {}
-        Reason::Request | Reason::EncodedSlash | Reason::Upgrade => {}
-        reason => return Err(by_hand(reason)),
-    }
-    let Err(denial) = now else { return Err(NotApprovable::Allowed) };
-    let endpoint = endpoint(refused).ok_or_else(|| by_hand(refused.reason))?;
+    let denial = match (outcome(policy, refused), refused.reason) {
+        // Addresses, deny rules, forms of requests: said by the proxy, which knows more than a policy does.
+        (now, Reason::Host | Reason::Port | Reason::Binary | Reason::Request) => now.err(),
+        (now, Reason::EncodedSlash | Reason::Upgrade) => now.err(),
+        (now, reason) => {
+            let same = now.err().filter(|denial| denial.reason == reason);
+            return Err(NotApprovable::ByHand(same.unwrap_or(Denial::new(reason, None))));
+        }
+    };
+    let denial = denial.ok_or(NotApprovable::Allowed)?;
+    let by_hand = |denial: &Denial| NotApprovable::ByHand(denial.clone());
+    let endpoint = endpoint(refused).ok_or_else(|| by_hand(&denial))?;
     let program = match refused.caller {
         Caller::Unknown => "/**".to_owned(),
         Caller::Executable(path) => Glob::escape(path),
     };
-    let binaries = vec![Glob::parse(&program, b'/').map_err(|_| by_hand(refused.reason))?];
-    // Where endpoints choose by path, one without a choice might never be asked: then it chooses this very path.
-    for chooses in [false, true] {
-        let mut endpoint = endpoint.clone();
-        if let (true, Some(inspection), Some(request)) = (chooses, &mut endpoint.inspection, refused.request)
-        {
-            inspection.selector = Selector::parse(&Glob::escape(request.path.path())).ok();
-        }
+    let binaries = vec![Glob::parse(&program, b'/').map_err(|_| by_hand(&denial))?];
+    let added = |endpoint: Endpoint| {
         let (rule, new) = with_endpoint(policy, refused.target, endpoint, binaries.clone());
         let text = new.to_yaml();
-        let reads = Policy::read(&text).is_ok_and(|reading| reading.policy == new);
-        if reads && outcome(&new, refused).is_ok() {
-            return Ok(Addition {
-                rule,
-                difference: Difference::between(&policy.to_yaml(), &text),
-                policy: new,
-            });
+        // What cannot be read again would be lost with the next start.
+        let read = Policy::read(&text).map_err(NotApprovable::Unsayable)?;
+        if read.policy != new {
+            return Err(by_hand(&denial));
         }
+        outcome(&new, refused).map_err(NotApprovable::ByHand)?;
+        Ok(Addition { rule, difference: Difference::between(&policy.to_yaml(), &text), policy: new })
+    };
+    let first = added(endpoint.clone());
+    let (Err(NotApprovable::ByHand(_)), Some(request)) = (&first, refused.request) else { return first };
+    // Where endpoints choose by path, one without a choice is never asked: let it choose this very path.
+    let mut chooses = endpoint;
+    if let Some(inspection) = &mut chooses.inspection {
+        inspection.selector = Selector::parse(&Glob::escape(request.path.path())).ok();
     }
-    Err(NotApprovable::ByHand(denial))
+    added(chooses).or(first)
 }
 
 fn outcome(policy: &Policy, refused: &Refused<'_>) -> Result<(), Denial> {

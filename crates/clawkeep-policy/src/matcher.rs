@@ -55,9 +55,7 @@ impl Programs {
         match (self, caller) {
             (Self::Any, _) => true,
             (Self::Named(_), Caller::Unknown) => false,
-            (Self::Named(globs), Caller::Executable(path)) => {
-                path.starts_with('/') && globs.iter().any(|glob| glob.matches(path))
-            }
+            (Self::Named(globs), Caller::Executable(path)) => globs.iter().any(|glob| glob.matches(path)),
         }
     }
 }
