@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clawkeep_egress::{Authority, Proxy, Verdict};
+use clawkeep_egress::{Authority, Event, LivePolicy, NoCallers, Proxy};
 use clawkeep_inference::LiveService;
+use clawkeep_policy::Matcher;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
@@ -186,27 +187,29 @@ impl Around {
     }
 
     fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
-        let (verdicts, mut told) = mpsc::channel::<Verdict>(64);
-        let proxy =
-            Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
+        let (events, mut told) = mpsc::channel::<Event>(64);
+        let policy = LivePolicy::new(Matcher::nothing());
+        let proxy = Proxy::new(&self.authority, self.inference.clone(), policy, Arc::new(NoCallers), events)
+            .map_err(|e| e.to_string())?
+            .with_name(self.record.name.as_str());
         let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
             .map_err(|e| e.to_string())?;
         let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
         let denied = Arc::clone(&self.denied);
         tokio::spawn(async move {
             let (mut last, mut budget) = (None, Budget::new(30, Duration::from_secs(60)));
-            while let Some(verdict) = told.recv().await {
-                if verdict.allows() {
+            while let Some(event) = told.recv().await {
+                if !event.denies() {
                     continue;
                 }
-                denied.note(&verdict.host);
+                denied.note(&event.host);
                 // The same again is told once, and others at a bounded rate: an agent that asks for ever must
                 // not push the sandbox's history out of the journal.
-                if last.as_ref() != Some(&verdict) && budget.take() {
-                    let data = serde_json::to_value(&verdict).unwrap_or_default();
-                    let (sandbox, cause) = (Some(name.clone()), verdict.message());
+                if last.as_ref() != Some(&event) && budget.take() {
+                    let data = serde_json::to_value(&event).unwrap_or_default();
+                    let (sandbox, cause) = (Some(name.clone()), event.message.clone());
                     journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
-                    last = Some(verdict);
+                    last = Some(event);
                 }
             }
         });

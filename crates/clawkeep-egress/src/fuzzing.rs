@@ -1,7 +1,8 @@
 //! The strict reading of a request, for the fuzzer in `fuzz/`.
 
-use crate::head::{Framing, find_end, parse};
 use clawkeep_policy::Target;
+
+use crate::head::{Framing, find_end, parse};
 
 /// Whatever comes, and in whatever pieces, is read in one way or refused.
 ///
