@@ -26,6 +26,7 @@ pub fn head(bytes: &[u8]) {
             });
             assert!(framings.count() <= 1, "one framing at most");
             assert!(read.framing != Framing::Chunked || read.method != "CONNECT");
+            assert!(!read.upgrade || (read.method == "GET" && read.framing == Framing::Sized(0)));
             let _ = Target::parse(&read.target, Some(80));
         }
     }

@@ -16,10 +16,11 @@ use crate::meter::Meter;
 const BLOCK: usize = 16 << 10;
 
 /// After so many bytes one way, the kernel passes the rest on by itself, through a pipe.
-const BULK: u64 = 256 << 10;
+const BULK: u64 = 1 << 20;
 
-/// The size that such a pipe is asked to have, in bytes; a smaller one only costs speed.
-const PIPE: usize = 1 << 20;
+/// The size that such a pipe is asked to have, in bytes; a smaller one only costs speed, and a larger one is memory
+/// that a reader who stops can fill.
+const PIPE: usize = 256 << 10;
 
 /// Pass everything on until both sides have ended, one fails, or nothing moves for `idle` (seen after twice that at
 /// the latest). `early` is what the client has sent already.
