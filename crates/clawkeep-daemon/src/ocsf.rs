@@ -28,7 +28,8 @@ pub fn line(sandbox: &SandboxName, time: u64, event: &Event) -> String {
     put("status_id", if denied { 2 } else { 1 }.into());
     put("action_id", if denied { 2 } else { 1 }.into());
     put("disposition_id", if denied { 2 } else { 1 }.into());
-    let product = json!({ "name": "Clawkeep", "vendor_name": "Clawkeep", "version": env!("CARGO_PKG_VERSION") });
+    let product =
+        json!({ "name": "Clawkeep", "vendor_name": "Clawkeep", "version": env!("CARGO_PKG_VERSION") });
     put("metadata", json!({ "version": "1.3.0", "profiles": ["security_control"], "product": product }));
     put("src_endpoint", json!({ "name": sandbox }));
     let mut destination = json!({ "hostname": event.host, "port": event.port });

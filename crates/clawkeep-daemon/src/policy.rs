@@ -185,7 +185,7 @@ impl Setting {
                 let addition = addition.map_err(|why| {
                     let code = match why {
                         NotApprovable::Allowed => "already-allowed",
-                        NotApprovable::ByHand(_) => "not-approvable",
+                        NotApprovable::ByHand(_) | NotApprovable::Unsayable(_) => "not-approvable",
                     };
                     let next = format!("clawkeep {name} policy get, change it, then policy set FILE");
                     Failure::new(code, format!("{}: {why}", asked.what()), next)

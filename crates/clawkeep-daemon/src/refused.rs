@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use clawkeep_egress::Event;
 use clawkeep_plan::Digest;
 use clawkeep_policy::{Caller, Reason, RequestPath, Target};
 use serde::{Deserialize, Serialize};
@@ -32,19 +33,17 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What a verdict of the proxy is about.
-    pub fn of(verdict: &clawkeep_egress::Verdict) -> Self {
+    /// What a decision of the proxy is about.
+    pub fn of(event: &Event) -> Self {
+        let reason = serde_json::to_value(event.reason).ok();
         Self {
-            host: verdict.host.clone(),
-            port: verdict.port,
-            method: None,
-            path: None,
-            upgrade: false,
-            caller: None,
-            reason: serde_json::to_value(verdict.reason)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default(),
+            host: event.host.clone(),
+            port: event.port,
+            method: event.method.clone(),
+            path: event.path.clone(),
+            upgrade: event.reason == clawkeep_egress::Reason::Policy(Reason::Upgrade),
+            caller: event.caller.clone(),
+            reason: reason.as_ref().and_then(|reason| reason.as_str()).unwrap_or_default().to_owned(),
         }
     }
 
@@ -73,7 +72,12 @@ impl Asked {
     pub fn with<T>(&self, use_it: impl FnOnce(&clawkeep_policy::Refused<'_>) -> T) -> Option<T> {
         let reason: Reason = serde_json::from_value(self.reason.clone().into()).ok()?;
         let target = Target::parse(format!("{}:{}", self.host, self.port).as_bytes(), None).ok()?;
-        let path = self.path.as_deref().map(RequestPath::parse).transpose().ok()?;
+        // What was told of a long path is its beginning, and that is another path.
+        let path = self.path.as_deref().filter(|path| path.len() < clawkeep_egress::MAX_TEXT);
+        if self.path.is_some() != path.is_some() {
+            return None;
+        }
+        let path = path.map(RequestPath::parse).transpose().ok()?;
         let request = self.method.as_deref().zip(path.as_ref());
         let request = request.map(|(method, path)| clawkeep_policy::RefusedRequest {
             method,
@@ -250,6 +254,8 @@ mod tests {
             Some("a.example:443")
         );
         assert!(Asked { reason: "protocol".into(), ..asked("a.example") }.with(|_| ()).is_none());
-        assert!(Asked { path: Some("/../x".into()), ..asked("a.example") }.with(|_| ()).is_none());
+        for path in ["/../x".to_owned(), "/x".repeat(128)] {
+            assert!(Asked { path: Some(path), ..asked("a.example") }.with(|_| ()).is_none());
+        }
     }
 }

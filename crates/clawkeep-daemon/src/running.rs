@@ -1,11 +1,12 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clawkeep_egress::{Authority, Proxy, Verdict};
+use clawkeep_egress::{Authority, NoCallers, Proxy};
 use clawkeep_inference::LiveService;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
@@ -15,15 +16,17 @@ use tokio::task::JoinHandle;
 
 use crate::agents::Agents;
 use crate::api::Failure;
+use crate::budget::Budget;
 use crate::ca::{self, Ca};
 use crate::config::{Config, PROXY_PORT, blueprint};
 use crate::enforce::Enforced;
 use crate::forward;
 use crate::mend::Mender;
 use crate::policy::Setting;
-use crate::refused::{Asked, Refused};
+use crate::refused::Refused;
 use crate::say::say;
 use crate::server::Daemon;
+use crate::witness::Witness;
 
 /// A sandbox that is supervised.
 pub struct Running {
@@ -68,6 +71,7 @@ impl Running {
             client: tell_client,
             proxy: Mutex::new(None),
             policy: policy.clone(),
+            audit: daemon.home.sandbox(&record.name).root().to_owned(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
             denied_calls: Mutex::new(Budget::new(30, Duration::from_secs(60))),
         };
@@ -166,35 +170,10 @@ struct Around {
     client: watch::Sender<Option<InitClient>>,
     proxy: Mutex<Option<JoinHandle<()>>>,
     policy: Enforced,
+    /// The sandbox's directory, where its audit log is.
+    audit: PathBuf,
     restored: Mutex<Budget>,
     denied_calls: Mutex<Budget>,
-}
-
-/// Some at once, then one an interval.
-struct Budget {
-    left: u32,
-    most: u32,
-    interval: Duration,
-    refilled: Instant,
-}
-
-impl Budget {
-    fn new(most: u32, interval: Duration) -> Self {
-        Self { left: most, most, interval, refilled: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        while self.left < self.most && self.refilled.elapsed() >= self.interval {
-            self.left += 1;
-            self.refilled += self.interval;
-        }
-        if self.left == self.most {
-            self.refilled = Instant::now();
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
 }
 
 impl Around {
@@ -203,29 +182,20 @@ impl Around {
     }
 
     fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
-        let (verdicts, mut told) = mpsc::channel::<Verdict>(64);
-        let proxy =
-            Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
+        let (events, told) = mpsc::channel(256);
+        let live = self.policy.live.clone();
+        let proxy = Proxy::new(&self.authority, self.inference.clone(), live, Arc::new(NoCallers), events)
+            .map_err(|e| e.to_string())?
+            .with_name(self.record.name.as_str());
         let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
             .map_err(|e| e.to_string())?;
-        let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
-        let refused = Arc::clone(&self.policy.refused);
-        tokio::spawn(async move {
-            let mut budget = Budget::new(30, Duration::from_secs(60));
-            while let Some(verdict) = told.recv().await {
-                if verdict.allows() {
-                    continue;
-                }
-                let asked = Asked::of(&verdict);
-                let data = serde_json::json!({ "asked": asked, "verdict": verdict });
-                // The same again is told once, and others at a bounded rate: an agent that asks for ever must
-                // not push the sandbox's history out of the journal.
-                if refused.note(asked, verdict.message(), unix_ms()) && budget.take() {
-                    let (sandbox, cause) = (Some(name.clone()), verdict.message());
-                    journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
-                }
-            }
-        });
+        let witness = Witness {
+            name: self.record.name.clone(),
+            journal: Arc::clone(&self.journal),
+            refused: Arc::clone(&self.policy.refused),
+            audit: self.audit.clone(),
+        };
+        tokio::spawn(witness.watch(told));
         Ok(tokio::spawn(proxy.serve(listener, std::future::pending())))
     }
 }
@@ -299,18 +269,5 @@ impl Hooks for Around {
 impl Drop for Around {
     fn drop(&mut self) {
         self.down();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_gives_some_at_once_and_then_only_with_time() {
-        let mut budget = Budget::new(2, Duration::from_secs(3_600));
-        assert_eq!([(); 4].map(|()| budget.take()), [true, true, false, false]);
-        let mut refilled = Budget::new(2, Duration::ZERO);
-        assert_eq!([(); 4].map(|()| refilled.take()), [true; 4]);
     }
 }
