@@ -85,9 +85,20 @@ pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, No
     let denial = denial.ok_or(NotApprovable::Allowed)?;
     let by_hand = |denial: &Denial| NotApprovable::ByHand(denial.clone());
     let endpoint = endpoint(refused).ok_or_else(|| by_hand(&denial))?;
-    let program = match refused.caller {
-        Caller::Unknown => "/**".to_owned(),
-        Caller::Executable(path) => Glob::escape(path),
+    let matcher = Matcher::new(policy);
+    // A rule that enforces would end the audit of all beside it, one that audits would let more pass than this.
+    if matcher.audits(refused.target) {
+        return Err(by_hand(&denial));
+    }
+    let program = match (refused.caller, denial.reason) {
+        // Where every rule so far is for anybody, one for a single program would shut out who cannot be told.
+        (_, Reason::Request | Reason::EncodedSlash | Reason::Upgrade)
+            if !matcher.needs_caller(refused.target) =>
+        {
+            "/**".to_owned()
+        }
+        (Caller::Unknown, _) => "/**".to_owned(),
+        (Caller::Executable(path), _) => Glob::escape(path),
     };
     let binaries = vec![Glob::parse(&program, b'/').map_err(|_| by_hand(&denial))?];
     let added = |endpoint: Endpoint| {
@@ -102,13 +113,19 @@ pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, No
         Ok(Addition { rule, difference: Difference::between(&policy.to_yaml(), &text), policy: new })
     };
     let first = added(endpoint.clone());
-    let (Err(NotApprovable::ByHand(_)), Some(request)) = (&first, refused.request) else { return first };
-    // Where endpoints choose by path, one without a choice is never asked: let it choose this very path.
-    let mut chooses = endpoint;
-    if let Some(inspection) = &mut chooses.inspection {
-        inspection.selector = Selector::parse(&Glob::escape(request.path.path())).ok();
+    if refused.request.is_none() || !matches!(first, Err(NotApprovable::ByHand(_))) {
+        return first;
     }
-    added(chooses).or(first)
+    // Where endpoints choose by path, one without a choice is never asked. It stands beside the one that was, with
+    // the same choice: a narrower one of its own would take the path away from that.
+    let beside = matcher.selectors(refused.target).into_iter().map(|selector| {
+        let mut endpoint = endpoint.clone();
+        if let Some(inspection) = &mut endpoint.inspection {
+            inspection.selector = Some(selector);
+        }
+        added(endpoint)
+    });
+    beside.into_iter().find(Result::is_ok).unwrap_or(first)
 }
 
 fn outcome(policy: &Policy, refused: &Refused<'_>) -> Result<(), Denial> {
