@@ -8,7 +8,6 @@ use crate::host::HostPattern;
 use crate::matcher::{Caller, Matcher};
 use crate::model::{
     Access, Allow, Endpoint, Enforcement, Inspection, Method, NetworkRule, Policy, Protocol, RequestRule,
-    Selector,
 };
 use crate::request_path::RequestPath;
 use crate::target::Target;
@@ -40,7 +39,7 @@ pub struct RefusedRequest<'a> {
 /// An addition to a policy.
 #[derive(Debug, Clone)]
 pub struct Addition {
-    /// The rule that is new, or has more in it.
+    /// The rule that is new. Without it the policy is what it was: [`Policy::remove_rule`].
     pub rule: String,
     /// The policy with the addition.
     pub policy: Policy,
@@ -166,8 +165,7 @@ fn endpoint(refused: &Refused<'_>) -> Option<Endpoint> {
     })
 }
 
-/// The policy with the endpoint: in a rule that an earlier approval made, where it is the same but for its list
-/// of requests, else in a new one.
+/// The policy with the endpoint, in a rule of its own, so that one approval can be taken back without another.
 fn with_endpoint(
     policy: &Policy,
     target: &Target,
@@ -178,33 +176,13 @@ fn with_endpoint(
     let host: String = target.host().chars().map(word).take(80).collect();
     let base = format!("approved_{host}_{}", target.port());
     let mut policy = policy.clone();
-    for rule in
-        policy.network.iter_mut().filter(|rule| rule.key.starts_with(&base) && rule.binaries == binaries)
-    {
-        if let [own] = rule.endpoints.as_mut_slice()
-            && extend(own, &endpoint)
-        {
-            return (rule.key.clone(), policy);
-        }
+    let taken = |key: &str| policy.network.iter().any(|rule| rule.key == key);
+    let mut key = base.clone();
+    let mut count = 1;
+    while taken(&key) {
+        count += 1;
+        key = format!("{base}_{count}");
     }
-    let mut keys = std::iter::once(base.clone()).chain((2..).map(|count| format!("{base}_{count}")));
-    let key = keys.find(|key| policy.network.iter().all(|rule| rule.key != *key)).unwrap_or(base);
     policy.network.push(NetworkRule { key: key.clone(), name: None, endpoints: vec![endpoint], binaries });
     (key, policy)
-}
-
-/// Add the requests of one endpoint to another that differs in nothing else.
-fn extend(own: &mut Endpoint, other: &Endpoint) -> bool {
-    let mut merged = own.clone();
-    let (Some(mine), Some(theirs)) = (&mut merged.inspection, &other.inspection) else { return false };
-    let (Allow::Rules(rules), Allow::Rules(more)) = (&mut mine.allow, &theirs.allow) else { return false };
-    let before = std::mem::replace(rules, more.clone());
-    if merged != *other {
-        return false;
-    }
-    if let Some(Inspection { allow: Allow::Rules(rules), .. }) = &mut own.inspection {
-        *rules = before;
-        rules.extend(more.iter().cloned());
-    }
-    true
 }

@@ -127,6 +127,13 @@ impl Policy {
         self.network.len() != before
     }
 
+    /// Take one network rule out. Whether it was there.
+    pub fn remove_rule(&mut self, name: &str) -> bool {
+        let before = self.network.len();
+        self.network.retain(|own| own.key != name);
+        self.network.len() != before
+    }
+
     /// Whether it has every network rule of another policy, as it is there.
     pub fn includes(&self, other: &Self) -> bool {
         other.network.iter().all(|rule| self.network.contains(rule))

@@ -367,6 +367,9 @@ proptest! {
             Err(_) => return Ok(()),
         };
         prop_assert_eq!(outcome(&addition.policy), Ok(()));
+        let mut taken_back = addition.policy.clone();
+        prop_assert!(taken_back.remove_rule(&addition.rule));
+        prop_assert_eq!(&taken_back, &policy);
         let (before, after) = (Matcher::new(&policy), Matcher::new(&addition.policy));
         for other in others {
             let allows = |answer: &Answer| matches!(answer, Answer::Request { allowed: true, .. });
