@@ -26,14 +26,15 @@ pub struct Tier {
     pub presets: &'static [&'static str],
 }
 
-macro_rules! texts {
+macro_rules! known {
     ($($name:literal),* $(,)?) => {
-        &[$(include_str!(concat!("../presets/", $name, ".yaml"))),*]
+        /// In the order in which they are listed.
+        const NAMES: &[&str] = &[$($name),*];
+        const TEXTS: &[&str] = &[$(include_str!(concat!("../presets/", $name, ".yaml"))),*];
     };
 }
 
-/// In the order in which they are listed.
-const TEXTS: &[&str] = texts![
+known![
     "npm",
     "pypi",
     "crates",
@@ -60,29 +61,7 @@ const TIERS: &[Tier] = &[
         description: "packages and models; no messengers",
         presets: &["npm", "pypi", "crates", "huggingface", "brew"],
     },
-    Tier {
-        name: "open",
-        description: "every preset: messengers, mail and search too",
-        presets: &[
-            "npm",
-            "pypi",
-            "crates",
-            "apt",
-            "brew",
-            "github",
-            "huggingface",
-            "local-inference",
-            "telegram",
-            "discord",
-            "slack",
-            "whatsapp",
-            "outlook",
-            "jira",
-            "brave",
-            "duckduckgo",
-            "weather",
-        ],
-    },
+    Tier { name: "open", description: "every preset: messengers, mail and search too", presets: NAMES },
 ];
 
 static PRESETS: LazyLock<Vec<Preset>> = LazyLock::new(|| {
@@ -148,7 +127,7 @@ impl Policy {
         self.network.len() != before
     }
 
-    /// Take one network rule out, by name. Whether it was there.
+    /// Take one network rule out. Whether it was there.
     pub fn remove_rule(&mut self, name: &str) -> bool {
         let before = self.network.len();
         self.network.retain(|own| own.key != name);

@@ -154,6 +154,7 @@ network_policies:
           - allow: { method: GET, path: "/**" }
       - host: d.example
         port: 443
+        enforcement: enforce
         rules:
           - allow: { method: "*", path: "/**" }
       - { host: 10.1.2.3, port: 443 }

@@ -231,6 +231,10 @@ fn inspection(fields: &Fields<'_>, notes: &mut Notes) -> Result<Option<Inspectio
                 let message = "`path` chooses between endpoints with `protocol: rest`".to_owned();
                 return Err(at.error("policy-rules", message, "add `protocol: rest`, or take `path` out"));
             }
+            if let Some(at) = fields.get("enforcement") {
+                at.word(&[("enforce", ()), ("audit", ())])?;
+                notes.say(&at, "enforcement-unused", "there are no rules to enforce: all is passed through");
+            }
             Ok(None)
         }
     }
