@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod caller;
 mod callers;
 mod connection;
 mod front;
@@ -24,6 +25,7 @@ mod resolver;
 mod verdict;
 
 pub use authority::{Authority, AuthorityError};
+pub use caller::SockDiag;
 pub use callers::{Callers, NoCallers};
 pub use clawkeep_policy::{Target, TargetError};
 pub use live::LivePolicy;
