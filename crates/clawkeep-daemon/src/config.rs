@@ -22,6 +22,9 @@ use crate::system::{Base, base};
 /// The proxy's port on every sandbox's loopback.
 pub const PROXY_PORT: u16 = 3128;
 
+/// Port of the sandbox's name server, which every resolver takes.
+pub const DNS_PORT: u16 = 53;
+
 /// The oldest Node that guards are selected for where the version is not known.
 const UNKNOWN_NODE: u32 = 20;
 
@@ -217,7 +220,8 @@ pub fn blueprint(
         mounts,
         symlinks: system.symlinks,
         files: etc,
-        listeners: vec![PROXY_PORT],
+        listeners: vec![PROXY_PORT, DNS_PORT],
+        datagrams: vec![DNS_PORT],
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,
         limits: config.isolation.limits,

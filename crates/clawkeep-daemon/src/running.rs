@@ -9,7 +9,9 @@ use clawkeep_egress::{Authority, Proxy, Verdict};
 use clawkeep_inference::LiveService;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
-use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
+use clawkeep_supervisor::{
+    Blueprint, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -215,9 +217,9 @@ impl Around {
 }
 
 impl Hooks for Around {
-    fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16> {
+    fn up(&self, client: InitClient, inside: Inside) -> Vec<u16> {
         let mut served = Vec::new();
-        for (port, listener) in listeners {
+        for (port, listener) in inside.listeners {
             if port == PROXY_PORT {
                 match self.serve(listener) {
                     Ok(task) => {

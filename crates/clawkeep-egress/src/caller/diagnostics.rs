@@ -24,15 +24,6 @@ const IPPROTO_TCP: u8 = 6;
 /// descriptor any more (TIME_WAIT, CLOSE, NEW_SYN_RECV) or is no connection (LISTEN).
 const CONNECTED: [u8; 7] = [1, 2, 4, 5, 8, 9, 11];
 
-/// A socket of the namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Socket {
-    /// Its number in `/proc/PID/fd`; never 0.
-    pub inode: u32,
-    /// Its number that no other socket ever has.
-    cookie: u64,
-}
-
 /// The kernel's table of the sockets of one network namespace.
 pub struct Diagnostics {
     socket: OwnedFd,
@@ -46,8 +37,9 @@ impl Diagnostics {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// The TCP socket with exactly these addresses, its own and its peer's, if it is there and somebody's.
-    pub fn find(&mut self, own: SocketAddr, peer: SocketAddr) -> io::Result<Option<Socket>> {
+    /// The TCP socket with exactly these addresses, its own and its peer's, if it is there and somebody's: its
+    /// number in `/proc/PID/fd`.
+    pub fn find(&mut self, own: SocketAddr, peer: SocketAddr) -> io::Result<Option<u32>> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(self.sequence, own, peer);
         rustix::net::send(&self.socket, &request, SendFlags::empty())?;
@@ -61,7 +53,7 @@ impl Diagnostics {
             match answer(&bytes[..read], self.sequence, own, peer) {
                 Answer::Stale => {}
                 Answer::None => return Ok(None),
-                Answer::Socket(socket) => return Ok(Some(socket)),
+                Answer::Inode(inode) => return Ok(Some(inode)),
             }
         }
     }
@@ -72,7 +64,7 @@ enum Answer {
     Stale,
     /// There is no such socket, or it is nobody's.
     None,
-    Socket(Socket),
+    Inode(u32),
 }
 
 /// Numbers of netlink are in the machine's order, ports and addresses in the network's.
@@ -131,8 +123,7 @@ fn answer(bytes: &[u8], sequence: u32, own: SocketAddr, peer: SocketAddr) -> Ans
     if !exact || !CONNECTED.contains(&state) || inode == 0 {
         return Answer::None;
     }
-    let cookie = u64::from(number(rest, 44)) | u64::from(number(rest, 48)) << 32;
-    Answer::Socket(Socket { inode, cookie })
+    Answer::Inode(inode)
 }
 
 /// The 32 bits at this place, which is within.
@@ -168,18 +159,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (own, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        let found = diagnostics.find(own, peer).unwrap().unwrap();
-        assert_eq!(found.inode, inode(&client));
+        assert_eq!(diagnostics.find(own, peer).unwrap(), Some(inode(&client)));
         // The other end has the same two addresses, the other way round.
         let (server, _) = listener.accept().unwrap();
-        assert_eq!(diagnostics.find(peer, own).unwrap().unwrap().inode, inode(&server));
+        assert_eq!(diagnostics.find(peer, own).unwrap(), Some(inode(&server)));
         assert_eq!(diagnostics.find(own, "127.0.0.2:1".parse().unwrap()).unwrap(), None);
         // No connection, but a listener with the first address: that is somebody else.
         assert_eq!(diagnostics.find(peer, "127.0.0.1:1".parse().unwrap()).unwrap(), None);
         drop(server);
         drop(client);
         assert_eq!(diagnostics.find(own, peer).unwrap(), None, "nobody's any more");
-        assert_ne!(found.cookie, 0);
     }
 
     #[test]
@@ -191,7 +180,7 @@ mod tests {
         };
         let (server, seen) = listener.accept().unwrap();
         let found = diagnostics().find(seen, server.local_addr().unwrap()).unwrap();
-        assert_eq!(found.map(|socket| socket.inode), Some(inode(&client)));
+        assert_eq!(found, Some(inode(&client)));
     }
 
     proptest! {
