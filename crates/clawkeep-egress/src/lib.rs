@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod budget;
 mod caller;
 mod callers;
 mod connection;
+mod dns;
 mod front;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -25,9 +27,11 @@ mod resolver;
 mod verdict;
 
 pub use authority::{Authority, AuthorityError};
+pub use budget::Budget;
 pub use caller::SockDiag;
 pub use callers::{Callers, NoCallers};
 pub use clawkeep_policy::{Target, TargetError};
+pub use dns::{DnsStub, NameReason, RefusedName};
 pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};
 pub use resolver::{HostResolver, Resolver, Resolving};
