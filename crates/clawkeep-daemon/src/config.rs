@@ -17,6 +17,7 @@ use clawkeep_supervisor::{Blueprint, LOG_INSIDE, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
+use crate::serving::SERVED;
 use crate::system::{Base, base};
 
 /// The proxy's port on every sandbox's loopback.
@@ -188,7 +189,7 @@ pub fn blueprint(
             .iter()
             .map(|(name, bytes)| PublishedFile { name: name.clone(), digest: Digest::of(bytes) })
             .collect(),
-        listeners: vec![PROXY_PORT],
+        listeners: SERVED.to_vec(),
         sealing: Sealing { netlink, landlock_abi_min: 1 },
     };
 
@@ -220,7 +221,7 @@ pub fn blueprint(
         mounts,
         symlinks: system.symlinks,
         files: etc,
-        listeners: vec![PROXY_PORT, DNS_PORT],
+        listeners: SERVED.to_vec(),
         datagrams: vec![DNS_PORT],
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,

@@ -22,6 +22,7 @@ mod route;
 mod running;
 mod say;
 mod server;
+mod serving;
 mod sessions;
 mod status;
 mod system;

@@ -1,12 +1,12 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clawkeep_egress::{Authority, Proxy, Verdict};
+use clawkeep_egress::{Authority, Budget, Event, LivePolicy};
 use clawkeep_inference::LiveService;
+use clawkeep_policy::Matcher;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{
@@ -18,12 +18,13 @@ use tokio::task::JoinHandle;
 use crate::agents::Agents;
 use crate::api::Failure;
 use crate::ca::{self, Ca};
-use crate::config::{Config, PROXY_PORT, blueprint};
+use crate::config::{Config, blueprint};
 use crate::denied::Denied;
 use crate::forward;
 use crate::mend::Mender;
 use crate::say::say;
 use crate::server::Daemon;
+use crate::serving;
 
 /// A sandbox that is supervised.
 pub struct Running {
@@ -155,83 +156,53 @@ struct Around {
     denied_calls: Mutex<Budget>,
 }
 
-/// Some at once, then one an interval.
-struct Budget {
-    left: u32,
-    most: u32,
-    interval: Duration,
-    refilled: Instant,
-}
-
-impl Budget {
-    fn new(most: u32, interval: Duration) -> Self {
-        Self { left: most, most, interval, refilled: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        while self.left < self.most && self.refilled.elapsed() >= self.interval {
-            self.left += 1;
-            self.refilled += self.interval;
-        }
-        if self.left == self.most {
-            self.refilled = Instant::now();
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
-}
-
 impl Around {
     fn proxy(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
-        let (verdicts, mut told) = mpsc::channel::<Verdict>(64);
-        let proxy =
-            Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
-        let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
-            .map_err(|e| e.to_string())?;
+    fn serve(&self, inside: Inside) -> Result<JoinHandle<()>, String> {
+        let (events, mut told) = mpsc::channel::<Event>(64);
+        let policy = LivePolicy::new(Matcher::nothing());
+        let (inference, name) = (self.inference.clone(), &self.record.name);
+        let serving = serving::serve(name, &self.authority, inference, policy, inside, events)?;
         let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
         let denied = Arc::clone(&self.denied);
         tokio::spawn(async move {
             let (mut last, mut budget) = (None, Budget::new(30, Duration::from_secs(60)));
-            while let Some(verdict) = told.recv().await {
-                if verdict.allows() {
+            while let Some(event) = told.recv().await {
+                if !event.denies() {
                     continue;
                 }
-                denied.note(&verdict.host);
+                denied.note(&event.host);
                 // The same again is told once, and others at a bounded rate: an agent that asks for ever must
                 // not push the sandbox's history out of the journal.
-                if last.as_ref() != Some(&verdict) && budget.take() {
-                    let data = serde_json::to_value(&verdict).unwrap_or_default();
-                    let (sandbox, cause) = (Some(name.clone()), verdict.message());
+                if last.as_ref() != Some(&event) && budget.take() {
+                    let data = serde_json::to_value(&event).unwrap_or_default();
+                    let (sandbox, cause) = (Some(name.clone()), event.message.clone());
                     journal.record(Entry { at_ms: unix_ms(), sandbox, kind: "denied".into(), cause, data });
-                    last = Some(verdict);
+                    last = Some(event);
                 }
             }
         });
-        Ok(tokio::spawn(proxy.serve(listener, std::future::pending())))
+        Ok(serving)
     }
 }
 
 impl Hooks for Around {
     fn up(&self, client: InitClient, inside: Inside) -> Vec<u16> {
-        let mut served = Vec::new();
-        for (port, listener) in inside.listeners {
-            if port == PROXY_PORT {
-                match self.serve(listener) {
-                    Ok(task) => {
-                        served.push(port);
-                        if let Some(old) = self.proxy().replace(task) {
-                            old.abort();
-                        }
-                    }
-                    Err(why) => self.record("proxy-failed", &why, serde_json::Value::Null),
+        let served = match self.serve(inside) {
+            Ok(task) => {
+                if let Some(old) = self.proxy().replace(task) {
+                    old.abort();
                 }
+                serving::SERVED.to_vec()
             }
-        }
+            Err(why) => {
+                self.record("proxy-failed", &why, serde_json::Value::Null);
+                Vec::new()
+            }
+        };
         self.client.send_replace(Some(client));
         served
     }
@@ -285,18 +256,5 @@ impl Hooks for Around {
 impl Drop for Around {
     fn drop(&mut self) {
         self.down();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_gives_some_at_once_and_then_only_with_time() {
-        let mut budget = Budget::new(2, Duration::from_secs(3_600));
-        assert_eq!([(); 4].map(|()| budget.take()), [true, true, false, false]);
-        let mut refilled = Budget::new(2, Duration::ZERO);
-        assert_eq!([(); 4].map(|()| refilled.take()), [true; 4]);
     }
 }

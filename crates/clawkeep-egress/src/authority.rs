@@ -1,15 +1,15 @@
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use clawkeep_inference::{HOST, Secret};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::leaves::{Leaves, server_config};
 
 /// A sandbox's own certificate authority. Only that sandbox trusts it, and its key never enters. Durable:
 /// store [`Authority::cert_pem`] and [`Authority::key_pem`] and load them again after a restart, since
@@ -18,8 +18,7 @@ pub struct Authority {
     cert_pem: String,
     cert: CertificateDer<'static>,
     key_pem: Secret,
-    issuer: Issuer<'static, KeyPair>,
-    leaf: OnceLock<Arc<CertifiedKey>>,
+    leaves: Arc<Leaves>,
 }
 
 /// Why there is no certificate authority.
@@ -45,13 +44,8 @@ impl Authority {
         let key = KeyPair::generate().map_err(made)?;
         let key_pem = Secret::new(key.serialize_pem());
         let cert = ca_params().self_signed(&key).map_err(made)?;
-        Ok(Self {
-            cert_pem: cert.pem(),
-            cert: cert.der().clone(),
-            key_pem,
-            issuer: Issuer::new(ca_params(), key),
-            leaf: OnceLock::new(),
-        })
+        let leaves = Arc::new(Leaves::new(Issuer::new(ca_params(), key), cert.der().clone())?);
+        Ok(Self { cert_pem: cert.pem(), cert: cert.der().clone(), key_pem, leaves })
     }
 
     /// The authority that was stored, proven to work: a leaf that the key signs must be valid under the
@@ -64,15 +58,10 @@ impl Authority {
             .map_err(|_| AuthorityError::Read("no certificate in its PEM"))?;
         let key = KeyPair::from_pem(key_pem.expose())
             .map_err(|_| AuthorityError::Read("no usable key in its PEM"))?;
-        let authority = Self {
-            cert_pem: cert_pem.to_owned(),
-            cert,
-            key_pem: key_pem.clone(),
-            issuer: Issuer::new(ca_params(), key),
-            leaf: OnceLock::new(),
-        };
-        let leaf = authority.leaf()?;
-        authority.verify(&leaf.cert[0])?;
+        let leaves = Arc::new(Leaves::new(Issuer::new(ca_params(), key), cert.clone())?);
+        let authority = Self { cert_pem: cert_pem.to_owned(), cert, key_pem: key_pem.clone(), leaves };
+        let leaf = authority.leaves.leaf(HOST)?;
+        authority.verify(&leaf.cert[0], &ServerName::try_from(HOST).map_err(made)?)?;
         Ok(authority)
     }
 
@@ -99,39 +88,21 @@ impl Authority {
         bundle
     }
 
-    /// TLS for `inference.local`: HTTP/1.1 only, and only for clients that ask for this name or for none.
-    pub(crate) fn server_config(&self) -> Result<rustls::ServerConfig, AuthorityError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(made)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(OnlyInference(self.leaf()?)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(config)
+    /// Certificates for hosts, signed by this authority.
+    pub(crate) fn leaves(&self) -> &Arc<Leaves> {
+        &self.leaves
     }
 
-    /// The leaf for `inference.local`, made once.
-    fn leaf(&self) -> Result<Arc<CertifiedKey>, AuthorityError> {
-        if let Some(leaf) = self.leaf.get() {
-            return Ok(leaf.clone());
-        }
-        let key = KeyPair::generate().map_err(made)?;
-        let mut params = CertificateParams::new(vec![HOST.to_owned()]).map_err(made)?;
-        params.distinguished_name = named(HOST);
-        (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2049, 12, 31));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer).map_err(made)?;
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let key = rustls::crypto::ring::sign::any_ecdsa_type(&key).map_err(made)?;
-        // The CA's own certificate is sent too: some clients show it, none needs it.
-        let leaf = Arc::new(CertifiedKey::new(vec![cert.der().clone(), self.cert.clone()], key));
-        Ok(self.leaf.get_or_init(|| leaf).clone())
+    /// TLS for `inference.local`: HTTP/1.1 only.
+    pub(crate) fn inference_config(&self) -> Result<rustls::ServerConfig, AuthorityError> {
+        server_config(self.leaves.leaf(HOST)?, &[b"http/1.1"])
     }
 
-    fn verify(&self, leaf: &CertificateDer<'_>) -> Result<(), AuthorityError> {
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+    ) -> Result<(), AuthorityError> {
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(self.cert.clone())
@@ -140,12 +111,11 @@ impl Authority {
         let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(made)?;
-        let name = ServerName::try_from(HOST).map_err(made)?;
         rustls::client::danger::ServerCertVerifier::verify_server_cert(
             verifier.as_ref(),
             leaf,
             &[],
-            &name,
+            name,
             &[],
             UnixTime::now(),
         )
@@ -160,11 +130,11 @@ impl fmt::Debug for Authority {
     }
 }
 
-fn made(error: impl fmt::Display) -> AuthorityError {
+pub(crate) fn made(error: impl fmt::Display) -> AuthorityError {
     AuthorityError::Make(error.to_string())
 }
 
-fn named(common_name: &str) -> DistinguishedName {
+pub(crate) fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
@@ -180,18 +150,6 @@ fn ca_params() -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
-}
-
-#[derive(Debug)]
-struct OnlyInference(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for OnlyInference {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        match hello.server_name() {
-            Some(name) if !name.eq_ignore_ascii_case(HOST) => None,
-            _ => Some(self.0.clone()),
-        }
-    }
 }
 
 #[cfg(test)]

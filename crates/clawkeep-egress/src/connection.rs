@@ -1,90 +1,123 @@
-use std::convert::Infallible;
+//! One connection from inside, from its first request to its end.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawkeep_inference::{BoxBody, HOST};
-use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use clawkeep_policy::Target;
+use http::{Response, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::event::{Action, Event};
 use crate::front::{First, Front};
-use crate::head::{Head, HeadError, MAX_HEAD, MAX_HEADERS};
+use crate::gate::Ends;
+use crate::hold::Hold;
 use crate::idle::Idle;
+use crate::meter::Meter;
 use crate::proxy::Shared;
-use crate::refusal;
-use crate::verdict::{Reason, Verdict, decide};
-use clawkeep_policy::Target;
+use crate::refusal::{self, Refusal, Subject};
+use crate::{plain, tunnel};
 
-/// What a connection is for, after its first request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// The proxy itself: absolute-form requests, or plain ones with a Host field.
-    Proxy,
-    /// Inside a tunnel to `inference.local` at this port.
-    Tunnel(u16),
+/// What every stage of a connection knows: whose it is, and where decisions are told.
+pub(crate) struct Client {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ends: Ends,
+    pub(crate) meter: Arc<Meter>,
 }
+
+/// The first stage's stream.
+pub(crate) type Outer = Front<Idle<TcpStream>>;
 
 /// Serve one connection to its end.
 pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Answers are small and waited for; without this each would wait for the peer's delayed ACK.
     let _ = stream.set_nodelay(true);
-    let mut front = Front::new(Idle::new(stream, shared.limits.idle), shared.limits.head);
+    let Ok(ends) = Ends::of(&stream) else { return };
+    let meter = Arc::<Meter>::default();
+    let mut front = Front::new(Idle::new(stream, shared.limits.idle, meter.clone()), shared.limits.head);
+    let client = Arc::new(Client { shared, ends, meter });
     match front.first_head().await {
-        First::Head(head) if head.method == "CONNECT" => tunnel(front, head, shared).await,
-        First::Head(_) => http(front, Mode::Proxy, shared).await,
-        First::Refused(error) => {
-            let status = match error {
-                HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            let verdict = Verdict::deny(Reason::Protocol, String::new(), 0);
-            refuse(front, status, &verdict, Some(error), &shared).await;
-        }
-        First::TooSlow => {
-            let verdict = Verdict::deny(Reason::Protocol, String::new(), 0);
-            refuse(front, StatusCode::REQUEST_TIMEOUT, &verdict, None, &shared).await;
-        }
+        First::Head(head) if head.method == "CONNECT" => tunnel::serve(front, &head, client).await,
+        First::Head(_) => plain::serve(front, client).await,
+        First::Refused(error) => client.refuse(front, Refusal::Head(error), Subject::default()).await,
+        First::TooSlow => client.refuse(front, Refusal::Slow, Subject::default()).await,
         First::Closed => {}
     }
 }
 
-async fn tunnel(mut front: Front<Idle<TcpStream>>, head: Head, shared: Arc<Shared>) {
-    let verdict = match Target::parse(&head.target, None) {
-        Ok(target) => decide(&target),
-        Err(_) => Verdict::malformed(&head.target),
-    };
-    if !verdict.allows() {
-        return refuse(front, refusal::status_of(&verdict), &verdict, None, &shared).await;
-    }
-    let port = verdict.port;
-    shared.tell(verdict);
-    if front.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
-        return;
-    }
-    let front = front.into_tunnel();
-    if port != 443 {
-        return http(Front::new(front, shared.limits.head), Mode::Tunnel(port), shared).await;
-    }
-    // A handshake for another name, or that takes too long, ends the connection; TLS has said why.
-    if let Ok(Ok(stream)) = timeout(shared.limits.head, shared.tls.accept(front)).await {
-        http(Front::new(stream, shared.limits.head), Mode::Tunnel(port), shared).await;
+/// What kind of place a target is.
+pub(crate) enum Place {
+    /// The model route, which is answered in this process.
+    Model,
+    /// For the policy to decide.
+    Elsewhere,
+}
+
+pub(crate) fn place(target: &Target) -> Result<Place, Refusal> {
+    match (target.host() == HOST, target.port()) {
+        (true, 80 | 443) => Ok(Place::Model),
+        (true, _) => Err(Refusal::ModelPort),
+        (false, _) => Ok(Place::Elsewhere),
     }
 }
 
-async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: T,
-    status: StatusCode,
-    verdict: &Verdict,
-    detail: Option<HeadError>,
-    shared: &Shared,
-) {
-    shared.tell(verdict.clone());
-    if stream.write_all(&refusal::raw(status, verdict, detail)).await.is_ok() {
-        close_gently(stream).await;
+impl Client {
+    pub(crate) fn tell(&self, event: Event) {
+        self.shared.tell(event);
+    }
+
+    /// Record a refusal.
+    pub(crate) fn tell_refused(&self, refusal: &Refusal, subject: &Subject, hold: Option<&Hold>) {
+        self.tell(refused_event(refusal, subject, hold));
+    }
+
+    /// Record a refusal and answer it with hyper.
+    pub(crate) fn reply(
+        &self,
+        refusal: &Refusal,
+        subject: &Subject,
+        hold: Option<&Hold>,
+        version: Version,
+    ) -> Response<BoxBody> {
+        self.tell_refused(refusal, subject, hold);
+        refusal::reply(refusal, subject, &self.shared.name, version)
+    }
+
+    /// Record a refusal, answer it and close.
+    pub(crate) async fn refuse<T>(&self, stream: T, refusal: Refusal, subject: Subject)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.tell_refused(&refusal, &subject, None);
+        self.answer_and_close(stream, &refusal, &subject).await;
+    }
+
+    /// Answer what has been recorded, and close.
+    pub(crate) async fn answer_and_close<T>(&self, mut stream: T, refusal: &Refusal, subject: &Subject)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        if stream.write_all(&refusal::raw(refusal, subject, &self.shared.name)).await.is_ok() {
+            close_gently(stream).await;
+        }
+    }
+}
+
+/// The record of a refusal.
+pub(crate) fn refused_event(refusal: &Refusal, subject: &Subject, hold: Option<&Hold>) -> Event {
+    let (host, port, reason) = (&subject.host, subject.port, refusal.reason());
+    let known = match hold {
+        Some(hold) => hold.event(Action::Deny, reason),
+        None => Event::about(host, port, Action::Deny, reason),
+    };
+    Event {
+        rule: refusal.rule().or(known.rule.clone()),
+        method: subject.method.clone(),
+        path: subject.path.clone(),
+        message: refusal.message(host, port),
+        ..known
     }
 }
 
@@ -95,84 +128,12 @@ pub(crate) async fn close_gently<T: AsyncRead + AsyncWrite + Unpin>(mut stream: 
         return;
     }
     let drain = async {
-        let mut block = [0_u8; 4096];
-        for _ in 0..64 {
+        let mut block = [0_u8; 1024];
+        for _ in 0..256 {
             if !matches!(stream.read(&mut block).await, Ok(n) if n > 0) {
                 break;
             }
         }
     };
     let _ = timeout(Duration::from_secs(1), drain).await;
-}
-
-async fn http<T>(stream: Front<T>, mode: Mode, shared: Arc<Shared>)
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer(request, mode, &shared).await) }
-    });
-    // Heads are timed by the front, which also tells an idle connection from a slow head.
-    let connection = hyper::server::conn::http1::Builder::new()
-        .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(2 * MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    // An error here is the peer's: it went away, or sent what was refused.
-    let _ = connection.await;
-}
-
-async fn answer(request: Request<Incoming>, mode: Mode, shared: &Shared) -> Response<BoxBody> {
-    let verdict = judge(&request, mode);
-    if !verdict.allows() {
-        let reply = refusal::reply(&verdict);
-        shared.tell(verdict);
-        return reply;
-    }
-    if mode == Mode::Proxy {
-        shared.tell(verdict);
-    }
-    shared.inference.current().respond(request).await
-}
-
-/// Where a request wants to go, by its target and its Host field, which must agree.
-fn judge<B>(request: &Request<B>, mode: Mode) -> Verdict {
-    let protocol = || Verdict::deny(Reason::Protocol, String::new(), 0);
-    if request.method() == Method::CONNECT {
-        return protocol();
-    }
-    let (scheme, default_port) = match mode {
-        Mode::Proxy | Mode::Tunnel(80) => ("http", 80),
-        Mode::Tunnel(_) => ("https", 443),
-    };
-    let read = |text: &[u8]| Target::parse(text, Some(default_port)).map_err(|_| Verdict::malformed(text));
-    let named = match request.headers().get(header::HOST).map(|host| read(host.as_bytes())) {
-        Some(Ok(target)) => Some(target),
-        Some(Err(verdict)) => return verdict,
-        None => None,
-    };
-    let uri = request.uri();
-    let target = match uri.authority() {
-        Some(_) if uri.scheme_str() != Some(scheme) => return protocol(),
-        Some(authority) => match read(authority.as_str().as_bytes()) {
-            Ok(target) => target,
-            Err(verdict) => return verdict,
-        },
-        None => match named.clone() {
-            Some(target) => target,
-            None => return protocol(),
-        },
-    };
-    let verdict = decide(&target);
-    let elsewhere = match mode {
-        Mode::Proxy => named.is_some_and(|named| named != target).then_some(&target),
-        Mode::Tunnel(port) => {
-            let astray = |target: &Target| target.host() != HOST || target.port() != port;
-            named.as_ref().filter(|named| astray(named)).or(Some(&target).filter(|target| astray(target)))
-        }
-    }
-    .map(|target| Verdict::deny(Reason::OtherHost, target.host().to_owned(), target.port()));
-    // What is denied anyway is denied for that reason.
-    if mode == Mode::Proxy && !verdict.allows() { verdict } else { elsewhere.unwrap_or(verdict) }
 }

@@ -1,5 +1,7 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +17,9 @@ const NO_REQUEST: &[u8] = b"\0\r\n\r\n";
 
 const READ_SIZE: usize = 16 << 10;
 
+/// While a head is waited for: ten thousand that wait must not hold what ten thousand bodies would.
+const HEAD_READ_SIZE: usize = 2 << 10;
+
 /// A connection of which hyper sees only whole heads that passed the strict reading, and bodies that end where
 /// that reading says. A head that stays unfinished too long fails the connection.
 pub(crate) struct Front<T> {
@@ -28,6 +33,21 @@ pub(crate) struct Front<T> {
     head_limit: Duration,
     timer: Pin<Box<Sleep>>,
     timing: bool,
+    opened: Opened,
+}
+
+/// Says that the other side has agreed to leave HTTP, so that everything passes from now on.
+#[derive(Clone, Default)]
+pub(crate) struct Opened(Arc<AtomicBool>);
+
+impl Opened {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -35,6 +55,9 @@ enum State {
     Head,
     Sized(u64),
     Chunked(Chunks),
+    /// After a request to leave HTTP, until that is agreed to. If it is not, the connection ends: what came
+    /// after it could be read in two ways.
+    Held,
     /// A tunnel: everything passes.
     Opaque,
     Refused(HeadError),
@@ -61,7 +84,13 @@ impl<T: AsyncRead + Unpin> Front<T> {
             head_limit,
             timer: Box::pin(tokio::time::sleep(head_limit)),
             timing: true,
+            opened: Opened::default(),
         }
+    }
+
+    /// To be set when the upgrade that a head asked for is agreed to.
+    pub(crate) fn opened(&self) -> Opened {
+        self.opened.clone()
     }
 
     /// Wait for the first head without handing it on.
@@ -85,6 +114,21 @@ impl<T: AsyncRead + Unpin> Front<T> {
         self
     }
 
+    /// In a tunnel: read more without handing it on; 0 at the end. The caller bounds how much.
+    pub(crate) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// In a tunnel: what was read and not handed on.
+    pub(crate) fn buffered(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// The connection, and what was read and not handed on.
+    pub(crate) fn into_parts(self) -> (T, BytesMut) {
+        (self.inner, self.buffer)
+    }
+
     /// Until something may be handed on, the connection has ended, or it was refused.
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.passed == 0 {
@@ -99,6 +143,10 @@ impl<T: AsyncRead + Unpin> Front<T> {
             }
             if self.timing && self.timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "slow request head")));
+            }
+            // Only looked at for the sake of its end. What has come already is enough to wait with.
+            if matches!(self.state, State::Held) && self.buffer.len() >= READ_SIZE {
+                return Poll::Pending;
             }
             if ready!(self.poll_fill(cx))? == 0 {
                 break;
@@ -121,6 +169,7 @@ impl<T: AsyncRead + Unpin> Front<T> {
                         self.looked_at = 0;
                         self.timing = false;
                         self.state = match head.framing {
+                            _ if head.upgrade => State::Held,
                             Framing::Sized(0) => State::Head,
                             Framing::Sized(length) => State::Sized(length),
                             Framing::Chunked => State::Chunked(Chunks::new()),
@@ -148,6 +197,11 @@ impl<T: AsyncRead + Unpin> Front<T> {
                     self.state = State::Head;
                 }
             }
+            State::Held if self.opened.is_set() => {
+                self.state = State::Opaque;
+                self.passed = self.buffer.len();
+            }
+            State::Held => {}
             State::Opaque => self.passed = self.buffer.len(),
             State::Refused(_) => {}
         }
@@ -157,7 +211,8 @@ impl<T: AsyncRead + Unpin> Front<T> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         debug_assert!(self.buffer.len() < MAX_HEAD + READ_SIZE);
         let had = self.buffer.len();
-        self.buffer.resize(had + READ_SIZE, 0);
+        let size = if matches!(self.state, State::Head) { HEAD_READ_SIZE } else { READ_SIZE };
+        self.buffer.resize(had + size, 0);
         let mut space = ReadBuf::new(&mut self.buffer[had..]);
         let polled = Pin::new(&mut self.inner).poll_read(cx, &mut space);
         let got = space.filled().len();

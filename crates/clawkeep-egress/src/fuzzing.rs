@@ -1,7 +1,8 @@
 //! The strict reading of a request, for the fuzzer in `fuzz/`.
 
-use crate::head::{Framing, find_end, parse};
 use clawkeep_policy::Target;
+
+use crate::head::{Framing, find_end, parse};
 
 /// Whatever comes, and in whatever pieces, is read in one way or refused.
 ///
@@ -25,6 +26,7 @@ pub fn head(bytes: &[u8]) {
             });
             assert!(framings.count() <= 1, "one framing at most");
             assert!(read.framing != Framing::Chunked || read.method != "CONNECT");
+            assert!(!read.upgrade || (read.method == "GET" && read.framing == Framing::Sized(0)));
             let _ = Target::parse(&read.target, Some(80));
         }
     }

@@ -13,6 +13,8 @@ pub(crate) struct Head {
     pub method: String,
     pub target: Vec<u8>,
     pub framing: Framing,
+    /// It asks for a WebSocket.
+    pub upgrade: bool,
 }
 
 /// How the body after a head is delimited.
@@ -37,7 +39,7 @@ pub(crate) enum HeadError {
     Host,
     #[error("the length of the request body is given badly, twice or in two ways")]
     Length,
-    #[error("protocol upgrades are not carried")]
+    #[error("no protocol upgrade is carried but that of a GET without a body to `websocket`")]
     Upgrade,
     #[error("a chunk of the request body is malformed")]
     Chunk,
@@ -67,7 +69,7 @@ pub(crate) fn parse(head: &[u8]) -> Result<Head, HeadError> {
     let (method, target, http10) = request_line(lines.next().unwrap_or_default())?;
     let mut hosts = 0_usize;
     let mut length = None;
-    let mut chunked = false;
+    let (mut chunked, mut upgrade, mut upgrade_named) = (false, false, false);
     for (index, line) in lines.enumerate() {
         if index >= MAX_HEADERS {
             return Err(HeadError::TooLarge);
@@ -93,6 +95,11 @@ pub(crate) fn parse(head: &[u8]) -> Result<Head, HeadError> {
                 }
                 chunked = true;
             }
+            b"connection" => {
+                let mut options = value.split(|b| *b == b',');
+                upgrade_named |= options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+            }
+            b"upgrade" if !upgrade && value.eq_ignore_ascii_case(b"websocket") => upgrade = true,
             b"upgrade" | b"http2-settings" => return Err(HeadError::Upgrade),
             _ => {}
         }
@@ -108,7 +115,11 @@ pub(crate) fn parse(head: &[u8]) -> Result<Head, HeadError> {
     if method == "CONNECT" && framing != Framing::Sized(0) {
         return Err(HeadError::Length);
     }
-    Ok(Head { method, target, framing })
+    let fits = method == "GET" && framing == Framing::Sized(0) && !http10 && upgrade_named;
+    if upgrade && !fits {
+        return Err(HeadError::Upgrade);
+    }
+    Ok(Head { method, target, framing, upgrade })
 }
 
 fn request_line(line: &[u8]) -> Result<(String, Vec<u8>, bool), HeadError> {
@@ -203,6 +214,9 @@ mod tests {
         let head = read("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n").unwrap();
         assert_eq!(head.framing, Framing::Chunked);
         assert!(read("GET http://a/ HTTP/1.0\r\n\r\n").is_ok());
+        let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
+        assert!(read(&format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}")).unwrap().upgrade);
+        assert!(!head.upgrade);
         assert!(read("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").is_ok());
     }
 
@@ -251,6 +265,18 @@ mod tests {
             ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", RequestLine),
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n", Upgrade),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", Upgrade),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket, h2c\r\nConnection: upgrade\r\n\r\n", Upgrade),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+                Upgrade,
+            ),
+            ("POST / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Upgrade),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 1\r\n\r\n",
+                Upgrade,
+            ),
+            ("GET / HTTP/1.0\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", Upgrade),
             (&many, TooLarge),
             (&large, TooLarge),
         ] {

@@ -1,22 +1,37 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A connection that fails when nothing has moved either way for too long.
+use crate::meter::Meter;
+
+/// A connection that counts what moves, and fails when nothing has moved either way for too long.
 pub(crate) struct Idle<T> {
     inner: T,
     limit: Duration,
     last: Instant,
     timer: Pin<Box<Sleep>>,
+    meter: Arc<Meter>,
 }
 
 impl<T> Idle<T> {
-    pub(crate) fn new(inner: T, limit: Duration) -> Self {
-        Self { inner, limit, last: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+    pub(crate) fn new(inner: T, limit: Duration, meter: Arc<Meter>) -> Self {
+        Self { inner, limit, last: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)), meter }
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.inner
+    }
+
+    /// Counts what was written.
+    fn written(&self, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.meter.add_received(*bytes);
+        }
     }
 
     /// Looks at the result of an operation: progress is noted, and waiting ends when it has lasted too long.
@@ -43,7 +58,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Idle<T> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let had = out.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, out);
+        self.meter.add_sent(out.filled().len() - had);
         self.watch(cx, polled)
     }
 }
@@ -51,6 +68,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Idle<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Idle<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.written(&polled);
         self.watch(cx, polled)
     }
 
@@ -68,6 +86,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Idle<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.written(&polled);
         self.watch(cx, polled)
     }
 

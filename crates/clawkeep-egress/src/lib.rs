@@ -1,38 +1,53 @@
 //! The sandbox's only way out, served from outside it.
 //!
 //! The listener lives inside a sandbox's empty network namespace; a [`Proxy`] serves its file descriptor out
-//! here. In this version one destination exists, `inference.local`, and it is answered by
-//! [`clawkeep_inference`] in this very process. So nothing that the agent says is ever resolved or dialed: this
-//! crate holds no code that opens a connection.
-//!
-//! Every request ends in one [`Verdict`], made by the pure function [`decide`] from a [`Target`], which is
-//! canonicalised once.
+//! here. `inference.local` is answered by [`clawkeep_inference`] in this very process. Everything else goes through
+//! stages, each of which may refuse: who asks ([`Callers`]), what the policy says ([`LivePolicy`]), where the name
+//! leads ([`Resolver`]) and whether it may lead there; then, in a tunnel, what it begins with, and where the policy
+//! inspects, each request. Host and path are brought into one spelling once; what is decided on is what is dialed
+//! and sent. Every decision is one [`Event`].
 #![forbid(unsafe_code)]
 
+mod addressed;
 mod authority;
 mod budget;
 mod caller;
 mod callers;
 mod connection;
 mod dns;
+mod event;
+mod exchange;
 mod front;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod head;
+mod hold;
 mod idle;
+mod leaves;
 mod live;
+mod meter;
+mod model;
+mod opening;
+mod origin;
+mod outside;
+mod plain;
 mod proxy;
 mod refusal;
+mod relay;
 mod resolver;
-mod verdict;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
 pub use budget::Budget;
 pub use caller::SockDiag;
 pub use callers::{Callers, NoCallers};
 pub use clawkeep_policy::{Target, TargetError};
-pub use dns::{DnsStub, NameReason, RefusedName};
+pub use dns::DnsStub;
+pub use event::{Action, End, Event, Reason};
 pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};
 pub use resolver::{HostResolver, Resolver, Resolving};
-pub use verdict::{Action, Reason, Verdict, decide};

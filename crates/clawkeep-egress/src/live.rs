@@ -23,4 +23,9 @@ impl LivePolicy {
     pub fn replace(&self, matcher: Matcher) {
         self.0.send_replace(matcher);
     }
+
+    /// Tells of every replacement after this moment.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Matcher> {
+        self.0.subscribe()
+    }
 }

@@ -8,9 +8,14 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, AuthorityError};
-use crate::connection::{close_gently, serve};
-use crate::refusal;
-use crate::verdict::{Reason, Verdict};
+use crate::callers::Callers;
+use crate::connection::{close_gently, refused_event, serve};
+use crate::event::Event;
+use crate::leaves::Leaves;
+use crate::live::LivePolicy;
+use crate::outside::Outside;
+use crate::refusal::{self, Refusal, Subject};
+use crate::resolver::{HostResolver, Resolver};
 
 /// What one sandbox may use of its proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +24,17 @@ pub struct Limits {
     pub connections: usize,
     /// The longest time for a request head, and for a TLS handshake.
     pub head: Duration,
+    /// The longest time to find the addresses of a name, to connect to one, and for TLS with it; for each.
+    pub connect: Duration,
     /// The longest time in which nothing moves on a connection.
     pub idle: Duration,
 }
 
 impl Default for Limits {
-    /// 256 connections, 10 s for a head, 10 minutes idle.
+    /// 256 connections, 10 s for a head, 10 s to connect, 10 minutes idle.
     fn default() -> Self {
-        Self { connections: 256, head: Duration::from_secs(10), idle: Duration::from_secs(600) }
+        let seconds = Duration::from_secs;
+        Self { connections: 256, head: seconds(10), connect: seconds(10), idle: seconds(600) }
     }
 }
 
@@ -38,42 +46,76 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) tls: TlsAcceptor,
+    pub(crate) model_tls: TlsAcceptor,
+    pub(crate) leaves: Arc<Leaves>,
     pub(crate) inference: LiveService,
+    pub(crate) policy: LivePolicy,
+    pub(crate) callers: Arc<dyn Callers>,
+    pub(crate) outside: Arc<Outside>,
     pub(crate) limits: Limits,
-    events: mpsc::Sender<Verdict>,
+    /// The sandbox's, for the command that a refusal names.
+    pub(crate) name: Arc<str>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Shared {
     /// Never waits: a sandbox that floods its proxy loses records, it does not stop it.
-    pub(crate) fn tell(&self, verdict: Verdict) {
-        let _ = self.events.try_send(verdict);
+    pub(crate) fn tell(&self, event: Event) {
+        let _ = self.events.try_send(event);
     }
 }
 
 impl Proxy {
-    /// A proxy that answers with this authority's certificate and leads to `inference`, which can be exchanged
-    /// while it serves. Each verdict is sent to `events`; when that channel is full, verdicts are dropped.
+    /// A proxy that answers with this authority's certificates, leads `inference.local` to `inference` and
+    /// everything else where `policy` allows; both can be exchanged while it serves. Each decision is sent to
+    /// `events`; when that channel is full, events are dropped.
     ///
     /// # Errors
     /// [`AuthorityError`], when no leaf certificate can be made.
     pub fn new(
         authority: &Authority,
         inference: LiveService,
-        events: mpsc::Sender<Verdict>,
+        policy: LivePolicy,
+        callers: Arc<dyn Callers>,
+        events: mpsc::Sender<Event>,
     ) -> Result<Self, AuthorityError> {
-        let tls = TlsAcceptor::from(Arc::new(authority.server_config()?));
-        Ok(Self { shared: Arc::new(Shared { tls, inference, limits: Limits::default(), events }) })
+        let shared = Shared {
+            model_tls: TlsAcceptor::from(Arc::new(authority.inference_config()?)),
+            leaves: authority.leaves().clone(),
+            inference,
+            policy,
+            callers,
+            outside: Arc::new(Outside::new(Arc::new(HostResolver))),
+            limits: Limits::default(),
+            name: "NAME".into(),
+            events,
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The same with other limits.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
-        let Shared { tls, inference, events, .. } = &*self.shared;
-        let shared =
-            Shared { tls: tls.clone(), inference: inference.clone(), limits, events: events.clone() };
-        Self { shared: Arc::new(shared) }
+        self.with(|shared| shared.limits = limits)
+    }
+
+    /// The same for the sandbox of this name, which refusals then name in the command that helps.
+    #[must_use]
+    pub fn with_name(self, name: &str) -> Self {
+        self.with(|shared| shared.name = name.into())
+    }
+
+    /// The same with another resolver than the host's.
+    #[must_use]
+    pub fn with_resolver(self, resolver: Arc<dyn Resolver>) -> Self {
+        self.with(|shared| shared.outside = Arc::new(Outside::new(resolver)))
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.shared));
+        self
     }
 
     /// Serve a listener until `shutdown` is ready; then every connection is closed at once. The listener may be
@@ -114,9 +156,9 @@ impl Proxy {
 }
 
 async fn refuse_for_want_of_places(stream: TcpStream, shared: &Shared) {
-    let verdict = Verdict::deny(Reason::Connections, String::new(), 0);
-    let answer = refusal::raw(refusal::status_of(&verdict), &verdict, None);
-    shared.tell(verdict);
+    let (refusal, subject) = (Refusal::Connections, Subject::default());
+    let answer = refusal::raw(&refusal, &subject, &shared.name);
+    shared.tell(refused_event(&refusal, &subject, None));
     // The socket's buffer is empty, so this takes it all or the connection is gone.
     let written =
         stream.writable().await.is_ok() && matches!(stream.try_write(&answer), Ok(n) if n == answer.len());

@@ -72,15 +72,16 @@ async fn hostile_targets_are_refused_and_never_dialed() {
         for (request, code) in [
             (format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: inference.local:443\r\n\r\n"), 403),
             (format!("GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"), 403),
-            (format!("GET http://{host}:{port}/ HTTP/1.1\r\nHost: inference.local\r\n\r\n"), 403),
+            (format!("GET http://{host}:{port}/ HTTP/1.1\r\nHost: inference.local\r\n\r\n"), 421),
             (format!("GET / HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"), 403),
         ] {
             let answer = proxy.exchange(request.as_bytes()).await;
             assert_eq!(status(&answer), code, "{request:?}: {answer}");
             assert!(answer.contains("\"code\":\"egress_denied\""), "{answer}");
-            assert!(answer.contains("\"next\":\"Use https://inference.local/v1"), "{answer}");
-            let verdict = proxy.verdict().await;
-            assert_eq!((verdict.action, verdict.port), (Action::Deny, port), "{request:?}");
+            let next = if code == 403 { "clawkeep NAME policy requests" } else { "name it in Host" };
+            assert!(answer.contains(next), "{answer}");
+            let event = proxy.event().await;
+            assert_eq!((event.action, event.port), (Action::Deny, port), "{request:?}");
             refused += 1;
         }
     }
@@ -115,9 +116,9 @@ async fn malformed_targets_are_refused() {
     ] {
         let answer = proxy.exchange(format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
         assert_eq!(status(&answer), 400, "{target}: {answer}");
-        let verdict = proxy.verdict().await;
-        assert_eq!((verdict.action, verdict.reason), (Action::Deny, Reason::Malformed), "{target}");
-        assert!(verdict.host.len() <= 128 && !verdict.host.contains("hunter2"), "{verdict:?}");
+        let event = proxy.event().await;
+        assert_eq!((event.action, event.reason), (Action::Deny, Reason::Malformed), "{target}");
+        assert!(event.host.len() <= 128 && !event.host.contains("hunter2"), "{event:?}");
         assert!(!answer.contains("hunter2"), "{answer}");
     }
     for port in [1, 22, 8080, 3128, 18789, 65535] {
@@ -125,7 +126,7 @@ async fn malformed_targets_are_refused() {
             .exchange(format!("CONNECT inference.local:{port} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
             .await;
         assert_eq!(status(&answer), 403, "{port}: {answer}");
-        assert_eq!(proxy.verdict().await.reason, Reason::Port);
+        assert_eq!(proxy.event().await.reason, Reason::ModelPort);
     }
     proxy.stop().await;
 }
@@ -140,11 +141,11 @@ async fn requests_for_another_host_than_agreed_are_misdirected() {
         "GET http://inference.local/v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     ] {
         let mut stream = proxy.tunnel("inference.local:80").await;
-        assert_eq!(proxy.verdict().await.action, Action::Allow);
+        assert_eq!(proxy.event().await.action, Action::Allow);
         stream.write_all(head.as_bytes()).await.unwrap();
         let answer = read_to_end(&mut stream).await;
         assert_eq!(status(&answer), 421, "{head:?}: {answer}");
-        assert_eq!(proxy.verdict().await.reason, Reason::OtherHost);
+        assert_eq!(proxy.event().await.reason, Reason::OtherHost);
     }
     let mut stream = proxy.tls("inference.local").await.unwrap();
     stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n").await.unwrap();
@@ -267,13 +268,13 @@ async fn one_connection_too_many_is_told_so() {
         let mut stream = proxy.connect().await;
         stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: inference.local\r\n\r\n").await.unwrap();
         read_answer(&mut stream).await;
-        assert_eq!(proxy.verdict().await.action, Action::Allow);
+        assert_eq!(proxy.event().await.action, Action::Allow);
         open.push(stream);
     }
     let answer = proxy.exchange(b"CONNECT inference.local:443 HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(status(&answer), 503, "{answer}");
     assert!(answer.contains("\"too_many_connections\""), "{answer}");
-    assert_eq!(proxy.verdict().await.reason, Reason::Connections);
+    assert_eq!(proxy.event().await.reason, Reason::Connections);
     drop(open);
     let served = async {
         loop {

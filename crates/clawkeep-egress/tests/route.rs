@@ -38,8 +38,8 @@ async fn over_tls_in_a_tunnel() {
     let mut stream = proxy.tls("inference.local").await.unwrap();
     turns(&mut stream, "").await;
     turns(&mut stream, "https://inference.local").await;
-    let verdict = proxy.verdict().await;
-    assert_eq!((verdict.action, verdict.reason, verdict.port), (Action::Allow, Reason::ModelRoute, 443));
+    let event = proxy.event().await;
+    assert_eq!((event.action, event.reason, event.port), (Action::Allow, Reason::ModelRoute, 443));
     proxy.stop().await;
 }
 
@@ -56,8 +56,8 @@ async fn as_a_proxy_request_and_as_a_plain_one() {
     let mut proxy = start(Limits::default()).await;
     turns(&mut proxy.connect().await, "http://inference.local").await;
     turns(&mut proxy.connect().await, "").await;
-    let verdict = proxy.verdict().await;
-    assert_eq!((verdict.action, verdict.host.as_str(), verdict.port), (Action::Allow, "inference.local", 80));
+    let event = proxy.event().await;
+    assert_eq!((event.action, event.host.as_str(), event.port), (Action::Allow, "inference.local", 80));
     proxy.stop().await;
 }
 

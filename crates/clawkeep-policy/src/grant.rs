@@ -1,6 +1,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::address::{Class, Never, class, covered};
 use crate::denial::{Denial, Reason, RuleName};
 use crate::matcher::{Matcher, Rule};
@@ -20,7 +22,8 @@ struct InPlay {
 }
 
 /// How a granted connection is carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Handling {
     /// Untouched, once the name in its TLS greeting is that of the target.
     Passthrough,

@@ -62,6 +62,20 @@ impl Programs {
     }
 }
 
+impl Rule {
+    pub(crate) fn includes(&self, caller: Caller<'_>) -> bool {
+        self.programs.include(caller)
+    }
+
+    /// Its programs, for people.
+    pub(crate) fn programs(&self) -> String {
+        match &self.programs {
+            Programs::Any => "any program".to_owned(),
+            Programs::Named(globs) => globs.iter().map(Glob::as_str).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 impl Matcher {
     /// Compile a policy.
     pub fn new(policy: &Policy) -> Self {

@@ -4,7 +4,9 @@
 //! is anybody asked outside. What is told is only what the proxy would dial.
 
 mod names;
-mod question;
+pub(crate) mod question;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,20 +15,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawkeep_policy::{Denial, Naming};
-use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::budget::Budget;
+use crate::event::{Action, Event, Reason, printable};
 use crate::live::LivePolicy;
 use crate::resolver::Resolver;
 use names::{Names, Unanswered};
 use question::{Answer, MAX_DATAGRAM, Question, Read};
-
-#[cfg(fuzzing)]
-pub(crate) use question::{Answer as FuzzedAnswer, Read as FuzzedRead, read as fuzzed_read};
 
 /// What stands for a host that only the proxy reaches, `inference.local` or this host's own loopback: an address of
 /// the documentation (RFC 5737), which is nobody's. A tool that refuses such addresses is not to fetch those hosts.
@@ -46,65 +45,26 @@ const IDLE: Duration = Duration::from_secs(5);
 const TOLD: usize = 64;
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
-/// A name that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RefusedName {
-    /// The name: bounded and printable, hostile all the same.
-    pub name: String,
-    /// Why.
-    pub reason: NameReason,
-}
-
-/// Why a name was refused. Written in snake case in JSON; the names are stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NameReason {
-    /// Too long for a name of which whoever asks chooses a part.
-    LongName,
-    /// Too many different ones of such names in a while.
-    ManyNames,
-    /// The policy refuses it, or the addresses that it has.
-    #[serde(untagged)]
-    Policy(clawkeep_policy::Reason),
-}
-
-impl RefusedName {
-    /// What was refused and why, one sentence.
-    pub fn message(&self) -> String {
-        let name = &self.name;
-        match self.reason {
-            NameReason::LongName => format!("the name {name} is too long to be looked up under a wildcard"),
-            NameReason::ManyNames => {
-                format!("{name} is one of too many different names that were looked up under wildcards")
-            }
-            NameReason::Policy(clawkeep_policy::Reason::Host) => {
-                format!("the name {name} was looked up, and no rule names it")
-            }
-            NameReason::Policy(_) => format!("the name {name} has an address that may not be reached"),
-        }
-    }
-}
-
 /// The name server of one sandbox.
 pub struct DnsStub {
     policy: LivePolicy,
     names: Names,
     questions: Mutex<Budget>,
-    told: Mutex<HashMap<(String, NameReason), Instant>>,
-    refused: mpsc::Sender<RefusedName>,
+    told: Mutex<HashMap<(String, Reason), Instant>>,
+    events: mpsc::Sender<Event>,
 }
 
 impl DnsStub {
     /// Answer by this policy, asking this resolver. What is refused is told over the channel, each name once a
     /// minute; what does not fit into it is not told.
-    pub fn new(policy: LivePolicy, resolver: Arc<dyn Resolver>, refused: mpsc::Sender<RefusedName>) -> Self {
+    pub fn new(policy: LivePolicy, resolver: Arc<dyn Resolver>, events: mpsc::Sender<Event>) -> Self {
         let (most, interval) = QUESTIONS;
         Self {
             policy,
             names: Names::new(resolver),
             questions: Mutex::new(Budget::new(most, interval)),
             told: Mutex::default(),
-            refused,
+            events,
         }
     }
 
@@ -120,8 +80,8 @@ impl DnsStub {
         loop {
             let received = match socket.recv_from(&mut bytes).await {
                 Ok(received) => received,
-                Err(error) => {
-                    pause_after(&error).await;
+                Err(_) => {
+                    pause().await;
                     continue;
                 }
             };
@@ -147,8 +107,8 @@ impl DnsStub {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
-                Err(error) => {
-                    pause_after(&error).await;
+                Err(_) => {
+                    pause().await;
                     continue;
                 }
             };
@@ -199,7 +159,7 @@ impl DnsStub {
             None => {
                 // Programs ask for much else (the name of an address, services): only where they go is told.
                 if question.addresses.is_some() {
-                    self.refuse(name, NameReason::Policy(clawkeep_policy::Reason::Host));
+                    self.refuse(name, Reason::Policy(clawkeep_policy::Reason::Host));
                 }
                 return Answer::NoSuchName;
             }
@@ -215,35 +175,54 @@ impl DnsStub {
             Ok(ips) => match self.policy.current().tellable(name, &ips) {
                 Ok(()) => Answer::Addresses(ips),
                 Err(Denial { reason, .. }) => {
-                    self.refuse(name, NameReason::Policy(reason));
+                    self.refuse(name, Reason::Policy(reason));
                     Answer::Addresses(Vec::new())
                 }
             },
             Err(Unanswered::Long) => {
-                self.refuse(name, NameReason::LongName);
+                self.refuse(name, Reason::LongName);
                 Answer::NoSuchName
             }
             Err(Unanswered::Many) => {
-                self.refuse(name, NameReason::ManyNames);
+                self.refuse(name, Reason::ManyNames);
                 Answer::Refused
             }
             Err(Unanswered::Failed) => Answer::Failed,
         }
     }
 
-    fn refuse(&self, name: &str, reason: NameReason) {
+    /// Tell that a name was refused.
+    fn refuse(&self, name: &str, reason: Reason) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, since| since.elapsed() < TOLD_FOR);
-        let name: String = name.chars().take(128).collect();
-        let key = (name.clone(), reason);
+        let mut event = Event::about(&printable(name.as_bytes()), 0, Action::Deny, reason);
+        let key = (event.host.clone(), reason);
         if told.len() < TOLD && !told.contains_key(&key) {
             told.insert(key, Instant::now());
-            let _ = self.refused.try_send(RefusedName { name, reason });
+            event.message = message(&event.host, reason);
+            // What nobody takes is lost: an agent must not fill memory with names.
+            let _ = self.events.try_send(event);
         }
     }
 }
 
+/// What was refused and why, one sentence.
+fn message(name: &str, reason: Reason) -> String {
+    match reason {
+        Reason::LongName => {
+            format!("the name {name} was looked up, which is too long for one under a wildcard")
+        }
+        Reason::ManyNames => {
+            format!("the name {name} was looked up, one of too many different names under wildcards")
+        }
+        Reason::Policy(clawkeep_policy::Reason::Host) => {
+            format!("the name {name} was looked up, and no rule names it")
+        }
+        _ => format!("the name {name} was looked up, and it has an address that may not be reached"),
+    }
+}
+
 /// After an error of the socket itself, which may be there again at once.
-async fn pause_after(_error: &io::Error) {
+async fn pause() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

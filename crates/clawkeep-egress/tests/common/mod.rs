@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawkeep_egress::{Authority, Limits, Proxy, Verdict};
+use clawkeep_egress::{Authority, Event, Limits, LivePolicy, NoCallers, Proxy};
 use clawkeep_inference::{LiveService, Service};
+use clawkeep_policy::Matcher;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +22,7 @@ pub struct Running {
     pub address: SocketAddr,
     pub ca_pem: String,
     pub inference: LiveService,
-    pub events: mpsc::Receiver<Verdict>,
+    pub events: mpsc::Receiver<Event>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -35,7 +36,10 @@ pub async fn start(limits: Limits) -> Running {
 pub fn start_with(authority: &Authority, listener: TcpListener, limits: Limits) -> Running {
     let inference = LiveService::new(Service::canary());
     let (sender, events) = mpsc::channel(1024);
-    let proxy = Proxy::new(authority, inference.clone(), sender).unwrap().with_limits(limits);
+    let policy = LivePolicy::new(Matcher::nothing());
+    let proxy = Proxy::new(authority, inference.clone(), policy, Arc::new(NoCallers), sender)
+        .unwrap()
+        .with_limits(limits);
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(proxy.serve(listener, async move {
@@ -61,8 +65,8 @@ impl Running {
         read_to_end(&mut stream).await
     }
 
-    pub async fn verdict(&mut self) -> Verdict {
-        timeout(DEADLINE, self.events.recv()).await.expect("a verdict in time").unwrap()
+    pub async fn event(&mut self) -> Event {
+        timeout(DEADLINE, self.events.recv()).await.expect("an event in time").unwrap()
     }
 
     /// A tunnel that the proxy has agreed to.

@@ -30,7 +30,8 @@ impl<'a> At<'a> {
     fn wrong_type(&self, expected: &str) -> PolicyError {
         let found = match &self.node.value {
             Value::Scalar { .. } if self.is_null() => "nothing".to_owned(),
-            Value::Scalar { text, .. } => format!("`{}`", crate::printable(text)),
+            Value::Scalar { text, plain: true } => format!("`{}`", crate::printable(text)),
+            Value::Scalar { text, .. } => format!("`\"{}\"`", crate::printable(text)),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map".to_owned(),
         };

@@ -188,7 +188,7 @@ fn inspection(fields: &Fields<'_>, notes: &mut Notes) -> Result<Option<Inspectio
         (None, None) => None,
     };
     let without_rules = |at: At<'_>| {
-        let message = "`protocol` and `deny_rules` need `access` or `rules` beside them".to_owned();
+        let message = "`protocol` needs `access` or `rules` beside it".to_owned();
         at.error("policy-rules", message, "add `access: read-only`, or `rules:`")
     };
     match (protocol, allow) {
@@ -251,8 +251,10 @@ fn inspected(
             said
         }
         None => {
-            let message = "the rules are enforced; OpenShell would only write down what breaks them";
-            notes.say(&fields.at, "enforcement-default", message);
+            if fields.get("protocol").is_some() {
+                let message = "the rules are enforced; OpenShell would only write down what breaks them";
+                notes.say(&fields.at, "enforcement-default", message);
+            }
             Enforcement::Enforce
         }
     };

@@ -11,7 +11,8 @@ const PROCESS: Known = Known { fields: &["run_as_user", "run_as_group"], unsuppo
 
 /// What the agent can write to in every sandbox.
 const WRITABLE: [&str; 3] = ["/sandbox", "/tmp", "/dev/shm"];
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx"];
+const DEVICES: [&str; 7] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx"];
 
 fn within(path: &str, tree: &str) -> bool {
     path.strip_prefix(tree).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
