@@ -17,10 +17,14 @@ use clawkeep_supervisor::{Blueprint, LOG_INSIDE, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
+use crate::serving::SERVED;
 use crate::system::{Base, base};
 
 /// The proxy's port on every sandbox's loopback.
 pub const PROXY_PORT: u16 = 3128;
+
+/// Port of the sandbox's name server, which every resolver takes.
+pub const DNS_PORT: u16 = 53;
 
 /// The oldest Node that guards are selected for where the version is not known.
 const UNKNOWN_NODE: u32 = 20;
@@ -185,7 +189,7 @@ pub fn blueprint(
             .iter()
             .map(|(name, bytes)| PublishedFile { name: name.clone(), digest: Digest::of(bytes) })
             .collect(),
-        listeners: vec![PROXY_PORT],
+        listeners: SERVED.to_vec(),
         sealing: Sealing { netlink, landlock_abi_min: 1 },
     };
 
@@ -217,7 +221,8 @@ pub fn blueprint(
         mounts,
         symlinks: system.symlinks,
         files: etc,
-        listeners: vec![PROXY_PORT],
+        listeners: SERVED.to_vec(),
+        datagrams: vec![DNS_PORT],
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,
         limits: config.isolation.limits,

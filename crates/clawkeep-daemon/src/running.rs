@@ -1,24 +1,24 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clawkeep_egress::{Authority, NoCallers, Proxy};
+use clawkeep_egress::{Authority, Budget};
 use clawkeep_inference::LiveService;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
-use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
+use clawkeep_supervisor::{
+    Blueprint, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::agents::Agents;
 use crate::api::Failure;
-use crate::budget::Budget;
 use crate::ca::{self, Ca};
-use crate::config::{Config, PROXY_PORT, blueprint};
+use crate::config::{Config, blueprint};
 use crate::enforce::Enforced;
 use crate::forward;
 use crate::mend::Mender;
@@ -26,6 +26,7 @@ use crate::policy::Setting;
 use crate::refused::Refused;
 use crate::say::say;
 use crate::server::Daemon;
+use crate::serving;
 use crate::witness::Witness;
 
 /// A sandbox that is supervised.
@@ -181,41 +182,36 @@ impl Around {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, listener: OwnedFd) -> Result<JoinHandle<()>, String> {
+    fn serve(&self, inside: Inside) -> Result<JoinHandle<()>, String> {
         let (events, told) = mpsc::channel(256);
-        let live = self.policy.live.clone();
-        let proxy = Proxy::new(&self.authority, self.inference.clone(), live, Arc::new(NoCallers), events)
-            .map_err(|e| e.to_string())?
-            .with_name(self.record.name.as_str());
-        let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
-            .map_err(|e| e.to_string())?;
+        let (inference, name) = (self.inference.clone(), &self.record.name);
+        let policy = self.policy.live.clone();
+        let serving = serving::serve(name, &self.authority, inference, policy, inside, events)?;
         let witness = Witness {
-            name: self.record.name.clone(),
+            name: name.clone(),
             journal: Arc::clone(&self.journal),
             refused: Arc::clone(&self.policy.refused),
             audit: self.audit.clone(),
         };
         tokio::spawn(witness.watch(told));
-        Ok(tokio::spawn(proxy.serve(listener, std::future::pending())))
+        Ok(serving)
     }
 }
 
 impl Hooks for Around {
-    fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16> {
-        let mut served = Vec::new();
-        for (port, listener) in listeners {
-            if port == PROXY_PORT {
-                match self.serve(listener) {
-                    Ok(task) => {
-                        served.push(port);
-                        if let Some(old) = self.proxy().replace(task) {
-                            old.abort();
-                        }
-                    }
-                    Err(why) => self.record("proxy-failed", &why, serde_json::Value::Null),
+    fn up(&self, client: InitClient, inside: Inside) -> Vec<u16> {
+        let served = match self.serve(inside) {
+            Ok(task) => {
+                if let Some(old) = self.proxy().replace(task) {
+                    old.abort();
                 }
+                serving::SERVED.to_vec()
             }
-        }
+            Err(why) => {
+                self.record("proxy-failed", &why, serde_json::Value::Null);
+                Vec::new()
+            }
+        };
         self.client.send_replace(Some(client));
         served
     }

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawkeep_egress::Event;
+use clawkeep_egress::{Budget, Event};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Entry, JournalWriter, unix_ms};
 use tokio::sync::mpsc;
 
 use crate::audit::AuditLog;
-use crate::budget::Budget;
 use crate::ocsf;
 use crate::refused::{Asked, Refused};
 

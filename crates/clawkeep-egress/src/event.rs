@@ -15,7 +15,7 @@ pub enum Action {
 }
 
 /// Why. Written in snake case in JSON; the names are stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The model route.
@@ -46,6 +46,10 @@ pub enum Reason {
     BadAnswer,
     /// The policy has changed.
     Revoked,
+    /// A name that was looked up under a wildcard is too long.
+    LongName,
+    /// Too many different names were looked up under wildcards.
+    ManyNames,
     /// The policy refuses it.
     #[serde(untagged)]
     Policy(clawkeep_policy::Reason),
@@ -61,7 +65,7 @@ pub struct Event {
     pub reason: Reason,
     /// The canonical host; for what is malformed, its printable beginning.
     pub host: String,
-    /// The port; 0 where none could be read.
+    /// The port; 0 where none could be read, and for a name that was only looked up.
     pub port: u16,
     /// The rule that decided, or that came nearest.
     #[serde(skip_serializing_if = "Option::is_none")]

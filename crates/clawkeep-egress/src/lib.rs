@@ -10,8 +10,11 @@
 
 mod addressed;
 mod authority;
+mod budget;
+mod caller;
 mod callers;
 mod connection;
+mod dns;
 mod event;
 mod exchange;
 mod front;
@@ -39,7 +42,10 @@ mod tests;
 mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
+pub use budget::Budget;
+pub use caller::SockDiag;
 pub use callers::{Callers, NoCallers};
+pub use dns::DnsStub;
 pub use event::{Action, End, Event, MAX_TEXT, Reason};
 pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};

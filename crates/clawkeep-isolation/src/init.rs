@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use clawkeep_plan::{Digest, MAX_RECEIPT_BYTES};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::children::Confinement;
@@ -47,6 +48,7 @@ pub struct Server {
     /// Held for as long as this process lives: no second sandbox can be made beside it.
     _lock: OwnedFd,
     listeners: Vec<(u16, OwnedFd)>,
+    datagrams: Vec<(u16, OwnedFd)>,
     log: BoundedLog,
     connections: Vec<OwnedFd>,
     processes: Vec<Process>,
@@ -67,6 +69,10 @@ impl Server {
         for port in &spec.listeners {
             listeners.push((*port, listen(*port).map_err(at(format!("listen on port {port}")))?));
         }
+        let mut datagrams = Vec::new();
+        for port in &spec.datagrams {
+            datagrams.push((*port, bind(*port).map_err(at(format!("bind UDP port {port}")))?));
+        }
         // Only now: whoever connects is answered by the process that listens, and is told its pid.
         rustix::net::listen(&control, 16).map_err(at("listen on the control socket"))?;
         rustix::io::ioctl_fionbio(&control, true).map_err(at("listen on the control socket"))?;
@@ -78,6 +84,7 @@ impl Server {
             spec: spec.digest(),
             _lock: lock,
             listeners,
+            datagrams,
             log,
             connections: Vec::new(),
             processes: Vec::new(),
@@ -210,7 +217,7 @@ impl Server {
         let mut borrowed: Vec<BorrowedFd<'_>> = extra.iter().map(AsFd::as_fd).collect();
         if matches!(reply, Reply::Hello { .. }) {
             borrowed.push(self.root.as_fd());
-            borrowed.extend(self.listeners.iter().map(|(_, fd)| fd.as_fd()));
+            borrowed.extend(self.listeners.iter().chain(&self.datagrams).map(|(_, fd)| fd.as_fd()));
         }
         wire::send(&self.connections[index], &Message::Reply { number, reply }, &borrowed)
     }
@@ -222,6 +229,7 @@ impl Server {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 spec: self.spec,
                 listeners: self.listeners.iter().map(|(port, _)| *port).collect(),
+                datagrams: self.datagrams.iter().map(|(port, _)| *port).collect(),
                 children: self.processes.iter().map(|p| p.child.clone()).collect(),
             }),
             Order::Spawn(spawn) => self.spawn(&spawn, fds),
@@ -229,6 +237,13 @@ impl Server {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
                     .map_err(at("make a socket"))?;
+                Ok((Reply::Done, vec![socket]))
+            }
+            Order::Diagnostics => {
+                let (flags, protocol) = (SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG));
+                let socket =
+                    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
+                        .map_err(at("make a socket of sock_diag"))?;
                 Ok((Reply::Done, vec![socket]))
             }
             Order::KillAll { spare_sessions } => {
@@ -364,8 +379,19 @@ fn listen(port: u16) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    let address = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
-    rustix::net::bind(&socket, &address)?;
+    rustix::net::bind(&socket, &loopback(port))?;
     rustix::net::listen(&socket, 1024)?;
     Ok(socket)
+}
+
+/// A UDP socket on this port that nobody else can have as well: the address is not to be reused.
+fn bind(port: u16) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    rustix::net::bind(&socket, &loopback(port))?;
+    Ok(socket)
+}
+
+fn loopback(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }

@@ -118,6 +118,7 @@ mod tests {
             symlinks: vec![],
             files: vec![],
             listeners: vec![],
+            datagrams: vec![],
             tmp_bytes: 0,
             log_bytes: 0,
             limits: Default::default(),

@@ -22,12 +22,15 @@ pub struct Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Tell what there is. The answer carries as descriptors the root directory as it is inside, and then each
-    /// listener.
+    /// listener and each datagram socket.
     Hello,
     /// Start a process. The answer carries its pidfd and, for a terminal, the master side.
     Spawn(Box<Spawn>),
     /// Make an unconnected TCP socket in the sandbox's network namespace; the answer carries it.
     Socket,
+    /// Make a socket that asks the kernel about the sockets of the sandbox's network namespace (sock_diag(7)); the
+    /// answer carries it.
+    Diagnostics,
     /// Kill every process but init and, on request, the sessions; answered when they are gone.
     KillAll {
         /// Leave processes of live sessions (shells that people opened) alone.
@@ -132,6 +135,8 @@ pub enum Reply {
         spec: Digest,
         /// Ports of the listeners, in the order of their descriptors.
         listeners: Vec<u16>,
+        /// Ports of the datagram sockets, whose descriptors follow in this order.
+        datagrams: Vec<u16>,
         /// Everything that was spawned and is not forgotten.
         children: Vec<Child>,
     },

@@ -31,6 +31,8 @@ pub struct SandboxSpec {
     pub files: Vec<(String, String)>,
     /// TCP ports on 127.0.0.1 inside that are listened on before anything runs.
     pub listeners: Vec<u16>,
+    /// UDP ports on 127.0.0.1 inside that are bound before anything runs.
+    pub datagrams: Vec<u16>,
     /// Size limit of the private `/tmp`, in bytes; it is never more than half of the memory's limit.
     pub tmp_bytes: u64,
     /// Size at which the gateway's log is cut to its newer half, in bytes.
@@ -168,6 +170,7 @@ mod tests {
             symlinks: vec![],
             files: vec![],
             listeners: vec![],
+            datagrams: vec![],
             tmp_bytes: 1,
             log_bytes: 1,
             limits: Limits::default(),

@@ -129,7 +129,7 @@ pub fn read_only(source: impl Into<PathBuf>, target: impl Into<String>) -> Mount
     Mount { source: source.into(), target: target.into(), access: MountAccess::ReadOnly }
 }
 
-/// The small files of /etc that every sandbox has: who is who, and that names resolve nowhere.
+/// The small files of /etc that every sandbox has: who is who, and where names resolve.
 pub fn etc_files(host_name: &str) -> Vec<(String, String)> {
     let shell = "[ -r /tmp/nemoclaw-proxy-env.sh ] && . /tmp/nemoclaw-proxy-env.sh\n";
     let files: [(&str, String); 8] = [
@@ -147,7 +147,9 @@ pub fn etc_files(host_name: &str) -> Vec<(String, String)> {
         ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".into()),
         (
             "/etc/resolv.conf",
-            "# Nothing is routable from here; the proxy on port 3128 resolves names.\n".into(),
+            "# Nothing is routable from here. Names that the policy allows are answered; the proxy reaches them.\n\
+             nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
+                .into(),
         ),
         ("/etc/profile", format!("PS1='\\u@\\h:\\w\\$ '\n{shell}")),
         ("/etc/bash.bashrc", format!("PS1='\\u@\\h:\\w\\$ '\n{shell}")),

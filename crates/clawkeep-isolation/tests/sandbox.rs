@@ -146,9 +146,12 @@ fn init_is_found_again_and_knows_its_children() {
     let again = find(&run).unwrap().expect("still serves");
     assert_eq!(again.pid, sandbox.handle.pid);
     sandbox.handle = again;
-    let (Reply::Hello { children, listeners, .. }, fds) = sandbox.ask(Order::Hello, &[]) else { panic!() };
+    let (Reply::Hello { children, listeners, datagrams, .. }, fds) = sandbox.ask(Order::Hello, &[]) else {
+        panic!()
+    };
     assert_eq!((children.len(), children[0].id.as_str(), children[0].ended), (1, "g", None));
-    assert_eq!((listeners.as_slice(), fds.len()), ([3128].as_slice(), 2), "the root and one listener");
+    assert_eq!((listeners.as_slice(), datagrams.as_slice()), ([3128, 53].as_slice(), [53].as_slice()));
+    assert_eq!(fds.len(), 4, "the root, the listeners and the datagram socket");
 }
 
 #[test]

@@ -143,8 +143,7 @@ impl Matcher {
 
     /// Whether some rule names this host: what a resolver inside a sandbox may answer at all.
     pub fn resolves(&self, name: &str) -> bool {
-        Target::of_host(name)
-            .is_ok_and(|target| !target.is_address() && !self.naming(target.host()).is_empty())
+        self.named(name).is_some()
     }
 
     /// Decide about a connection, before anything is resolved or dialed.

@@ -15,5 +15,5 @@ mod snapshot;
 
 pub use blueprint::{Blueprint, LOG_INSIDE, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
-pub use run::{DeniedCalls, Hooks, Wish, initial_snapshot, supervise};
+pub use run::{DeniedCalls, Hooks, Inside, Wish, initial_snapshot, supervise};
 pub use snapshot::{Gateway, LimitsInForce, Snapshot};

@@ -33,9 +33,9 @@ const UNASKED: Duration = Duration::from_secs(10);
 
 /// What the host side does around a sandbox: serve its listeners, keep its journal.
 pub trait Hooks: Send + Sync + 'static {
-    /// A sandbox is there: serve these listeners (non-blocking, listening) from now on. Gives the ports that
-    /// are served; a launch that needs another one is refused.
-    fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16>;
+    /// A sandbox is there: serve its sockets from now on. Gives the ports that are served; a launch that needs
+    /// another one is refused.
+    fn up(&self, client: InitClient, inside: Inside) -> Vec<u16>;
     /// It is gone.
     fn down(&self);
     /// The hosts that its proxy refused in this last while, the newest last. Hostile text.
@@ -45,6 +45,33 @@ pub trait Hooks: Send + Sync + 'static {
     fn restore_agent(&self) -> impl Future<Output = Result<Option<Blueprint>, String>> + Send;
     /// Write down what happened and why.
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value);
+}
+
+/// What the host side serves of a sandbox, and looks through.
+#[derive(Debug)]
+pub struct Inside {
+    /// Listening TCP sockets (non-blocking) on the loopback inside, with their ports.
+    pub listeners: Vec<(u16, OwnedFd)>,
+    /// Bound UDP sockets (non-blocking), likewise.
+    pub datagrams: Vec<(u16, OwnedFd)>,
+    /// A `NETLINK_SOCK_DIAG` socket of its network namespace, made for whoever gets it.
+    pub diagnostics: OwnedFd,
+    /// Its `/proc`.
+    pub proc: OwnedFd,
+}
+
+impl Inside {
+    fn try_clone(&self) -> std::io::Result<Self> {
+        let twins = |sockets: &[(u16, OwnedFd)]| {
+            sockets.iter().map(|(port, fd)| Ok((*port, fd.try_clone()?))).collect::<std::io::Result<_>>()
+        };
+        Ok(Self {
+            listeners: twins(&self.listeners)?,
+            datagrams: twins(&self.datagrams)?,
+            diagnostics: self.diagnostics.try_clone()?,
+            proc: self.proc.try_clone()?,
+        })
+    }
 }
 
 /// What a person can want of a sandbox.

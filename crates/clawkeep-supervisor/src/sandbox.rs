@@ -23,6 +23,7 @@ use crate::client::{InitClient, InitError, SESSION};
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
 use crate::probe;
+use crate::run::Inside;
 use crate::snapshot::LimitsInForce;
 
 /// A sandbox with its init, reached.
@@ -33,14 +34,15 @@ pub(crate) struct Sandbox {
     pub limits: Arc<LimitsInForce>,
     /// Missing where the host's inotify instances are used up: then `/tmp` is looked at every second.
     pub watcher: Option<Watcher>,
-    pub listeners: Vec<(u16, OwnedFd)>,
+    pub inside: Inside,
+    /// Ports inside that the host side serves.
+    pub served: Vec<u16>,
     /// What it was made from.
     spec: SandboxSpec,
     publisher: Publisher,
     root: OwnedFd,
     guards: OwnedFd,
     tmp: OwnedFd,
-    proc: OwnedFd,
     home: OwnedFd,
 }
 
@@ -154,17 +156,17 @@ struct Reached {
     client: InitClient,
     events: mpsc::UnboundedReceiver<Event>,
     watcher: Option<Watcher>,
-    listeners: Vec<(u16, OwnedFd)>,
+    inside: Inside,
     publisher: Publisher,
-    dirs: [OwnedFd; 5],
+    dirs: [OwnedFd; 4],
     children: Vec<Child>,
     spec: Digest,
 }
 
 impl Reached {
     fn into_sandbox(self, handle: InitHandle, spec: SandboxSpec) -> Sandbox {
-        let Self { client, events, watcher, listeners, publisher, dirs, .. } = self;
-        let [root, guards, tmp, proc, home] = dirs;
+        let Self { client, events, watcher, inside, publisher, dirs, .. } = self;
+        let [root, guards, tmp, home] = dirs;
         let cgroup = handle.cgroup.clone();
         let limits = Arc::new(LimitsInForce { enforced: cgroup.enforced(&spec.limits), cgroup });
         Sandbox {
@@ -174,12 +176,12 @@ impl Reached {
             spec,
             limits,
             watcher,
-            listeners,
+            inside,
+            served: Vec::new(),
             publisher,
             root,
             guards,
             tmp,
-            proc,
             home,
         }
     }
@@ -189,12 +191,16 @@ impl Sandbox {
     async fn reach(blueprint: &Blueprint, handle: &InitHandle) -> Result<Reached, StepError> {
         let (client, events) = InitClient::new(handle).map_err(io("reach the sandbox"))?;
         let (reply, fds) = client.ask(Order::Hello, &[]).await?;
-        let Reply::Hello { listeners: ports, children, spec, .. } = reply else {
+        let Reply::Hello { listeners, datagrams, children, spec, .. } = reply else {
             return Err(InitError::Confused.into());
         };
         let mut fds = fds.into_iter();
         let root = fds.next().ok_or(InitError::Confused)?;
-        let listeners: Vec<_> = ports.into_iter().zip(fds).collect();
+        let listeners: Vec<_> = listeners.into_iter().zip(&mut fds).collect();
+        let datagrams: Vec<_> = datagrams.into_iter().zip(&mut fds).collect();
+        // Made anew each time: two daemons must not read each other's answers.
+        let (_, mut fds) = client.ask(Order::Diagnostics, &[]).await?;
+        let diagnostics = fds.pop().ok_or(InitError::Confused)?;
         let inside = |path: &'static str| {
             open_inside(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
                 .map_err(|errno| StepError::Io(path, errno.into()))
@@ -211,8 +217,9 @@ impl Sandbox {
             }
         }
         let home = open_dir(&blueprint.home).map_err(io("open the home"))?;
-        let dirs = [root, guards, tmp, proc, home];
-        Ok(Reached { client, events, watcher, listeners, publisher, dirs, children, spec })
+        let inside = Inside { listeners, datagrams, diagnostics, proc };
+        let dirs = [root, guards, tmp, home];
+        Ok(Reached { client, events, watcher, inside, publisher, dirs, children, spec })
     }
 
     /// Nothing of an earlier launch is left: no process, no stale lock; where it is done thoroughly, no lock at
@@ -247,7 +254,8 @@ impl Sandbox {
         let read = |file: &str| -> Option<Vec<u8>> {
             let path = format!("{pid}/{file}");
             let fd =
-                rustix::fs::openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+                rustix::fs::openat(&self.inside.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .ok()?;
             let mut bytes = vec![0; 16 * 1024];
             let read = rustix::io::read(&fd, &mut bytes).ok()?;
             bytes.truncate(read);
@@ -266,12 +274,12 @@ impl Sandbox {
 
     /// Its /proc, for whoever looks at its processes.
     pub fn proc(&self) -> std::io::Result<OwnedFd> {
-        self.proc.try_clone()
+        self.inside.proc.try_clone()
     }
 
     /// Whether one of its processes is there, and stopped.
     pub fn is_stopped(&self, inside: i32) -> bool {
-        probe::stopped(self.proc.as_fd(), inside)
+        probe::stopped(self.inside.proc.as_fd(), inside)
     }
 
     /// Put every published file in place. Gives the names of those that had to be restored, with what stood
@@ -348,13 +356,12 @@ impl Sandbox {
         blueprint: &Blueprint,
         plan: &LaunchPlan,
     ) -> Result<VerifiedPlan, clawkeep_plan::Refusal> {
-        let ports: Vec<u16> = self.listeners.iter().map(|(port, _)| *port).collect();
         let mut inspector = Inspector {
             guards: self.guards.as_fd(),
             root: self.root.as_fd(),
             publisher: &self.publisher,
             owner: blueprint.spec.ids.host_root().0,
-            listeners: &ports,
+            listeners: &self.served,
             spec: &self.spec,
         };
         plan.clone().verify(&mut inspector)
@@ -393,7 +400,7 @@ impl Sandbox {
     /// so: a process of a session that somebody opened. What cannot be told is given the benefit of the doubt,
     /// the answer itself was right.
     pub async fn is_gateways(&self, port: u16, gateway: i32) -> bool {
-        let proc = self.proc.as_fd();
+        let proc = self.inside.proc.as_fd();
         let sockets = identity::listeners(proc, gateway, port);
         if sockets.is_empty() || identity::holds(proc, gateway, &sockets) != Some(false) {
             return true;

@@ -33,10 +33,13 @@ impl<H: Hooks> Supervisor<H> {
 
     pub(super) fn came_up(&mut self, mut sandbox: Sandbox) {
         // The host side serves twins; ours are what verification goes by.
-        let twins =
-            sandbox.listeners.iter().filter_map(|(port, fd)| Some((*port, fd.try_clone().ok()?))).collect();
-        let served = self.hooks.up(sandbox.client.clone(), twins);
-        sandbox.listeners.retain(|(port, _)| served.contains(port));
+        sandbox.served = match sandbox.inside.try_clone() {
+            Ok(twins) => self.hooks.up(sandbox.client.clone(), twins),
+            Err(error) => {
+                self.incident("serve-failed", format!("take the sandbox's sockets: {error}"), json!({}));
+                Vec::new()
+            }
+        };
         self.sandbox = Some(sandbox);
     }
 

@@ -1,8 +1,7 @@
-//! How much may be told of what an agent can cause as often as it likes.
-
 use std::time::{Duration, Instant};
 
 /// Some at once, then one an interval.
+#[derive(Debug)]
 pub struct Budget {
     left: u32,
     most: u32,
@@ -11,10 +10,12 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Full.
     pub fn new(most: u32, interval: Duration) -> Self {
         Self { left: most, most, interval, refilled: Instant::now() }
     }
 
+    /// Take one, if there is one.
     pub fn take(&mut self) -> bool {
         while self.left < self.most && self.refilled.elapsed() >= self.interval {
             self.left += 1;
