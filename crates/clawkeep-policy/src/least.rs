@@ -72,16 +72,18 @@ const HTTP_PORTS: [u16; 2] = [80, 443];
 /// # Errors
 /// [`NotApprovable`] where an address, a deny rule or the form of the request is what stands against it.
 pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, NotApprovable> {
+    use Reason::{Binary, EncodedSlash, Host, Port, Request, Upgrade};
     let denial = match (outcome(policy, refused), refused.reason) {
+        (Err(denial), Host | Port | Binary | Request | EncodedSlash | Upgrade) => denial,
+        (Ok(()), Host | Port | Binary | Request | EncodedSlash | Upgrade) => {
+            return Err(NotApprovable::Allowed);
+        }
         // Addresses, deny rules, forms of requests: said by the proxy, which knows more than a policy does.
-        (now, Reason::Host | Reason::Port | Reason::Binary | Reason::Request) => now.err(),
-        (now, Reason::EncodedSlash | Reason::Upgrade) => now.err(),
         (now, reason) => {
             let same = now.err().filter(|denial| denial.reason == reason);
             return Err(NotApprovable::ByHand(same.unwrap_or(Denial::new(reason, None))));
         }
     };
-    let denial = denial.ok_or(NotApprovable::Allowed)?;
     let by_hand = |denial: &Denial| NotApprovable::ByHand(denial.clone());
     let endpoint = endpoint(refused).ok_or_else(|| by_hand(&denial))?;
     let matcher = Matcher::new(policy);
@@ -91,11 +93,7 @@ pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, No
     }
     let program = match (refused.caller, denial.reason) {
         // Where every rule so far is for anybody, one for a single program would shut out who cannot be told.
-        (_, Reason::Request | Reason::EncodedSlash | Reason::Upgrade)
-            if !matcher.needs_caller(refused.target) =>
-        {
-            "/**".to_owned()
-        }
+        (_, Request | EncodedSlash | Upgrade) if !matcher.needs_caller(refused.target) => "/**".to_owned(),
         (Caller::Unknown, _) => "/**".to_owned(),
         (Caller::Executable(path), _) => Glob::escape(path),
     };
