@@ -1,5 +1,6 @@
 //! The proxy between real sockets: origins on the loopback, behind addresses that the policy takes for public.
 
+mod clients;
 mod inspection;
 mod load;
 mod passing;

@@ -222,6 +222,11 @@ impl World {
         greet(self.tunnel(target).await, name, self.origins.cert_pem(), &[]).await
     }
 
+    /// The sandbox's CA.
+    pub(super) fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
     /// The next event of this kind.
     pub(super) async fn event(&mut self, action: Action) -> Event {
         loop {
