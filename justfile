@@ -21,6 +21,10 @@ bench:
     cargo bench -p clawkeep --bench boot
     cargo bench -p clawkeep --bench idle
 
+# The proxy beside no proxy and beside tinyproxy.
+bench-egress:
+    cargo bench -p clawkeep --bench egress
+
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
