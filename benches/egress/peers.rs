@@ -158,10 +158,7 @@ fn tinyproxy() -> Option<Running> {
         .spawn()
         .ok()?;
     let running = Running { address, ca_pem: None, host: "127.0.0.1", child };
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(std::time::Instant::now() < deadline, "tinyproxy does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let listens = || std::net::TcpStream::connect(address).ok();
+    testkit::wait_until(Duration::from_secs(20), "tinyproxy to listen", listens);
     Some(running)
 }

@@ -398,6 +398,25 @@ async fn a_body_that_waits_for_permission_gets_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_read_by_who_is_still_sending() {
+    let (world, target) = inspected(RULES, false).await;
+    let mut stream = world.inspected(&target, &[]).await;
+    let head = format!("POST /secret HTTP/1.1\r\nHost: {target}\r\nContent-Length: 100000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..100 {
+        stream.write_all(&[b'x'; 1000]).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&read_to_end(&mut stream).await), 403);
+    // Who waits for permission gets none, and the answer at once.
+    let mut stream = world.inspected(&target, &[]).await;
+    let head = head.replace("Content-Length", "Expect: 100-continue\r\nContent-Length");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_to_end(&mut stream).await), 403);
+}
+
+#[tokio::test]
 async fn what_is_inspected_carries_tls_or_http() {
     let (mut world, target) = inspected(RULES, false).await;
     let mut stream = world.tunnel(&target).await;

@@ -6,4 +6,6 @@ mod load;
 mod passing;
 mod reload;
 mod stages;
+#[path = "../../tests/common/wire.rs"]
+mod wire;
 mod world;
