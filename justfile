@@ -14,12 +14,13 @@ lint:
 deny:
     cargo deny check licenses bans sources
 
-# Figures: respawn, wiped to exec, isolation beside other sandboxes, a boot of twenty, 200 at rest.
+# Figures: respawn, wiped to exec, isolation beside other sandboxes, a boot of twenty, 200 at rest, a policy's decision.
 bench:
     cargo bench -p clawkeep --bench recovery
     cargo bench -p clawkeep --bench isolation
     cargo bench -p clawkeep --bench boot
     cargo bench -p clawkeep --bench idle
+    cargo bench -p clawkeep-policy --bench policy
 
 # The proxy beside no proxy and beside tinyproxy.
 bench-egress:
