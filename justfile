@@ -26,6 +26,10 @@ bench:
 gate:
     CLAWKEEP_BENCH_N=10 CLAWKEEP_BENCH_GATE=1 cargo bench --profile dev -p clawkeep --bench recovery --bench boot
 
+# The proxy beside no proxy and beside tinyproxy.
+bench-egress:
+    cargo bench -p clawkeep --bench egress
+
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
