@@ -9,7 +9,7 @@ use testkit::{Outcome, Reexec, wait_until};
 /// How programs look names up, each with what it prints for `inference.local`, and the mark of one that is refused.
 const WAYS: &[(&str, &str, &str)] = &[
     (
-        "getent ahostsv4 NAME | awk 'NR == 1 { print $1 }; END { if (!NR) print \"none\" }'",
+        "getent hosts NAME | awk 'NR == 1 { print $1 }; END { if (!NR) print \"none\" }'",
         "192.0.2.1",
         "none",
     ),
