@@ -8,11 +8,7 @@ use testkit::{Outcome, Reexec, wait_until};
 
 /// How programs look names up, each with what it prints for `inference.local`, and the mark of one that is refused.
 const WAYS: &[(&str, &str, &str)] = &[
-    (
-        "getent hosts NAME | awk 'NR == 1 { print $1 }; END { if (!NR) print \"none\" }'",
-        "192.0.2.1",
-        "none",
-    ),
+    ("getent hosts NAME | awk 'NR == 1 { print $1 }; END { if (!NR) print \"none\" }'", "192.0.2.1", "none"),
     (
         "python3 -c 'import socket; print(socket.getaddrinfo(\"NAME\", 443, socket.AF_INET)[0][4][0])' 2>&1",
         "192.0.2.1",
