@@ -1,7 +1,8 @@
-//! The strict reading of a request, for the fuzzer in `fuzz/`.
+//! The strict reading of requests and of questions for names, for the fuzzer in `fuzz/`.
 
 use clawkeep_policy::Target;
 
+use crate::dns::question::{Answer, Read, read};
 use crate::head::{Framing, find_end, parse};
 
 /// Whatever comes, and in whatever pieces, is read in one way or refused.
@@ -33,5 +34,30 @@ pub fn head(bytes: &[u8]) {
     if let Ok(target) = Target::parse(bytes, None) {
         let again = format!("{}:{}", target.host(), target.port());
         assert_eq!(Target::parse(again.as_bytes(), None).as_ref(), Ok(&target), "its own name is its name");
+    }
+}
+
+/// Whatever comes to the name server is a question, an error, or nothing; every question can be answered, and no answer
+/// is answered again.
+///
+/// # Panics
+/// When it is not.
+pub fn question(bytes: &[u8]) {
+    match read(bytes) {
+        Read::Nothing => {}
+        Read::Answered(answer) => assert!(matches!(read(&answer), Read::Nothing)),
+        Read::Question(question) => {
+            assert!(question.name.is_ascii());
+            let most = question.max_datagram();
+            for answer in [
+                Answer::Addresses(vec![[8, 8, 8, 8].into(); 20]),
+                Answer::NoSuchName,
+                Answer::Refused,
+                Answer::Failed,
+            ] {
+                let bytes = question.answer(&answer, most).expect("an answer");
+                assert!(bytes.len() <= most && matches!(read(&bytes), Read::Nothing));
+            }
+        }
     }
 }

@@ -59,8 +59,8 @@ pub fn launch(bundle: &Bundle, generation: Generation, context: &LaunchContext) 
     // NODE_COMPILE_CACHE is not set, and must never be: Node would take compiled code for the guards, which it
     // loads first, from a directory that the agent can write. OpenClaw turns its own cache (below /tmp) on
     // after the guards have loaded.
-    // Without it the new one's web tools resolve names themselves, and there is no resolver. Its price: a
-    // SIGTERM ends the gateway with 143 before it has drained its work.
+    // Without it the new one's web tools connect by addresses that they look up themselves, and there is no way
+    // there. Its price: a SIGTERM ends the gateway with 143 before it has drained its work.
     if let (Generation::New, Some(url)) = (generation, &context.proxy_url) {
         env.insert("OPENCLAW_PROXY_URL".to_owned(), url.clone());
     }

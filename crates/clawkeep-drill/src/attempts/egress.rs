@@ -143,7 +143,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         Control::Proxy,
         &[
             script(Python, "socket.getaddrinfo('example.com', 443)", &["gaierror"]),
-            script(Node, "await lookup('example.com')", &["EAI_AGAIN"]),
+            script(Node, "await lookup('example.com')", &["ENOTFOUND"]),
         ],
     ),
     inet6!(
