@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::event::{Action, Event};
+use crate::event::{Action, Event, Reason, printable};
 use crate::front::{First, Front};
 use crate::gate::Ends;
 use crate::hold::Hold;
@@ -64,7 +64,13 @@ pub(crate) fn place(target: &Target) -> Result<Place, Refusal> {
 }
 
 impl Client {
-    pub(crate) fn tell(&self, event: Event) {
+    /// Record a decision. Of what the policy refuses it is told who asked, whether a rule wants to know that or not:
+    /// an approval is for that program alone.
+    pub(crate) fn tell(&self, mut event: Event) {
+        if matches!(event.reason, Reason::Policy(_)) && event.caller.is_none() {
+            let caller = self.shared.callers.executable(self.ends.client, self.ends.server);
+            event.caller = caller.map(|caller| printable(caller.as_bytes()));
+        }
         self.shared.tell(event);
     }
 
