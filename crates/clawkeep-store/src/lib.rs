@@ -9,13 +9,16 @@ pub mod atomic;
 mod error;
 mod home;
 mod journal;
+mod keyring;
 mod lock;
 mod mirror;
+mod private;
 mod reader;
 mod record;
 mod registry;
 mod repair;
 mod schema;
+mod seal;
 mod secrets;
 mod snapshots;
 pub mod staging;
@@ -30,7 +33,7 @@ pub use lock::{DaemonLock, LockError};
 pub use reader::JournalReader;
 pub use record::{Desired, NewSandbox, SandboxRecord};
 pub use repair::{Lost, RepairNote};
-pub use secrets::{MAX_SECRET, Secret, SecretError, Secrets};
+pub use secrets::{MAX_SECRET, Sealed, Secret, SecretError, Secrets};
 pub use snapshots::{
     Healthy, KEPT_ASIDE, KEPT_HEALTHY, MAX_MARK, MAX_SNAPSHOT, SnapshotError, Snapshots, why_aside,
 };

@@ -59,6 +59,14 @@ impl World {
         Ok(())
     }
 
+    /// What is left as it is stays to be sealed: whoever starts the next time tries again, as this does.
+    fn seal(&self) -> Done {
+        match self.secrets.seal_all()?.left.into_iter().next() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
     fn append(&self, sandbox: Option<SandboxName>, cause: &str) -> Done {
         self.store().append_all(&[cause, "and"].map(|cause| Entry {
             at_ms: 1,
@@ -103,9 +111,18 @@ impl World {
 type Step = (&'static str, fn(&mut World) -> Done);
 
 /// What is done, one durable thing each.
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 24] = [
     ("insert a", |w| w.insert("a")),
     ("insert b", |w| w.insert("b")),
+    // As a version before encryption at rest left it.
+    ("key of b in the clear", |w| {
+        let dir = w.home.secrets().join("b");
+        std::fs::create_dir_all(&dir)?;
+        clawkeep_store::atomic::sync_at(&w.home.secrets())?;
+        let dir = clawkeep_store::atomic::open_dir(&dir)?;
+        Ok(clawkeep_store::atomic::write(dir, "OLD", b"clear", rustix::fs::Mode::RUSR)?)
+    }),
+    ("seal it", |w| w.seal()),
     ("key of a", |w| Ok(w.secrets.put(&name("a"), "K", &Secret::new("first"))?)),
     ("stop a", |w| Ok(w.store().update(&name("a"), |r| r.desired = Desired::Stopped).map(drop)?)),
     ("append", |w| w.append(Some(name("a")), "one")),
@@ -127,6 +144,7 @@ const STEPS: [Step; 21] = [
         w.store = Some(Store::open(&w.home)?.store);
         Ok(())
     }),
+    ("nothing to seal", |w| w.seal()),
     ("append more", |w| w.append(Some(name("a")), "two")),
     ("forget the key of b", |w| Ok(w.secrets.remove_all(&name("b"))?)),
     ("remove b", |w| Ok(w.store().remove(&name("b")).map(drop)?)),
