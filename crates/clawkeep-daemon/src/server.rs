@@ -157,7 +157,14 @@ impl Daemon {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new("route-unusable", error.to_string(), format!("clawkeep {name} inference set --help"))
         };
-        let key = self.secrets.get(name, ROUTE_KEY).map_err(|e| failed(&e))?;
+        let key = match self.secrets.get(name, ROUTE_KEY) {
+            Ok(key) => key,
+            // What else the agent does goes on without its model.
+            Err(error) => {
+                self.note("key-unreadable", &format!("{name}: {error}"));
+                return Ok(Service::keyless(route, error.to_string()));
+            }
+        };
         let key = key.and_then(|key| key.expose_str().map(|text| Secret::new(text.to_owned())));
         Service::new(route, key).map_err(|e| failed(&e))
     }
