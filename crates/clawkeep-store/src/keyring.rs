@@ -12,7 +12,7 @@ use crate::{Home, SecretError, atomic};
 /// The key's file in the home. Outside the directory of the secrets, so that a copy of that one says nothing.
 const FILE: &str = "secrets.key";
 
-/// The name of a service's credential (systemd.exec(5), `ImportCredential=`) that is the key where it is given.
+/// The name of a service's credential (systemd.exec(5), `LoadCredentialEncrypted=`) that is the key where it is given.
 const CREDENTIAL: &str = "clawkeep.key";
 
 /// The keys of a home: that which the service manager hands over, else the one in the home's file. Read anew each

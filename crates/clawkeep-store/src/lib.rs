@@ -26,6 +26,7 @@ mod store;
 mod time;
 mod writer;
 
+pub use clawkeep_credentials::Secret;
 pub use error::StoreError;
 pub use home::{Home, HomeError, SandboxDirs};
 pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, MAX_PAGE, PER_SANDBOX, Page, Span};
@@ -33,7 +34,7 @@ pub use lock::{DaemonLock, LockError};
 pub use reader::JournalReader;
 pub use record::{Desired, NewSandbox, SandboxRecord};
 pub use repair::{Lost, RepairNote};
-pub use secrets::{MAX_SECRET, Sealed, Secret, SecretError, Secrets};
+pub use secrets::{MAX_SECRET, Sealed, SecretError, Secrets};
 pub use snapshots::{
     Healthy, KEPT_ASIDE, KEPT_HEALTHY, MAX_MARK, MAX_SNAPSHOT, SnapshotError, Snapshots, why_aside,
 };

@@ -12,7 +12,7 @@ use ring::hkdf::{HKDF_SHA256, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::secrets::Secret;
+use crate::Secret;
 
 /// The size of a key, in bytes.
 pub(crate) const KEY_BYTES: usize = 32;

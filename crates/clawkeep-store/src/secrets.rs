@@ -1,11 +1,10 @@
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use clawkeep_credentials::Secret;
 use clawkeep_plan::SandboxName;
 use rustix::fs::Mode;
-use zeroize::Zeroizing;
 
 use crate::keyring::Keyring;
 use crate::private::{self, PrivateError};
@@ -14,39 +13,6 @@ use crate::{Home, HomeError, atomic, home};
 
 /// The most that a secret may be, in bytes.
 pub const MAX_SECRET: usize = 64 * 1024;
-
-/// Bytes that must not be seen: not in `Debug`, not in JSON; wiped from memory on drop.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<Vec<u8>>);
-
-impl Secret {
-    /// Keep these bytes secret.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.into()))
-    }
-
-    /// The bytes, for the one place that needs them.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The bytes as text, `None` when they are not UTF-8.
-    pub fn expose_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
-    }
-}
-
-impl From<Zeroizing<Vec<u8>>> for Secret {
-    fn from(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Self(bytes)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
-    }
-}
 
 /// Why a secret was not stored or read. Never holds a part of one.
 #[derive(Debug, thiserror::Error)]
