@@ -4,6 +4,8 @@
 //!
 //! The status types are also what `--json` prints: schema 1 of the outside contract. Fields are only added.
 
+pub mod credentials;
+
 use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
@@ -123,6 +125,10 @@ pub enum Request {
         /// Which session.
         session: String,
     },
+    /// The names of all credentials, and what is told of them: [`Value::Credentials`].
+    Credentials,
+    /// Change one. [`Value::Nothing`].
+    Credential(credentials::CredentialOrder),
     /// Some of the journal, in which everything is that was recorded before: [`Value::Journal`].
     Journal {
         /// Of which sandbox; without a name of all of them and of none.
@@ -285,6 +291,8 @@ pub enum Value {
         /// From the failure to ready, in milliseconds.
         ready_ms: u64,
     },
+    /// Every credential, without its value.
+    Credentials(Vec<credentials::CredentialStatus>),
     /// Some of the journal.
     Journal(Page),
     /// How a session ended: an exit status, or 128 and the signal.

@@ -10,6 +10,7 @@ mod ca;
 mod client;
 mod config;
 mod create;
+mod credentials;
 mod denied;
 mod forward;
 mod launch;
@@ -28,8 +29,10 @@ mod system;
 mod trouble;
 mod turn;
 pub mod unit;
+mod vault;
 mod wire;
 
 pub use client::Client;
 pub use launch::{connect, ensure, parent_main};
 pub use main_loop::{Role, daemon_main};
+pub use vault::{Vault, VaultError};

@@ -9,7 +9,9 @@ use clawkeep_inference::{LiveService, Route, Secret, Service};
 use clawkeep_isolation::proto::Order;
 use clawkeep_plan::SandboxName;
 use clawkeep_recovery::Phase;
-use clawkeep_store::{Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError};
+use clawkeep_store::{
+    Credentials, Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError,
+};
 use clawkeep_supervisor::{Snapshot, Wish};
 
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
@@ -20,8 +22,9 @@ use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
+use crate::vault::Vault;
 use crate::wire::Asker;
-use crate::{create, rebuild, route, turn};
+use crate::{create, credentials, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +49,7 @@ pub struct Daemon {
     pub store: Arc<Store>,
     pub journal: Arc<JournalWriter>,
     pub secrets: Secrets,
+    pub vault: Arc<Vault>,
     pub program: PathBuf,
     pub started_at: u64,
     pub shutdown: tokio::sync::Notify,
@@ -60,8 +64,10 @@ pub fn store_failed(error: StoreError) -> Failure {
 
 impl Daemon {
     pub fn new(home: Home, store: Arc<Store>, journal: Arc<JournalWriter>, program: PathBuf) -> Self {
+        let secrets = Secrets::new(&home);
         Self {
-            secrets: Secrets::new(&home),
+            vault: Arc::new(Vault::new(Credentials::new(&secrets))),
+            secrets,
             home,
             store,
             journal,
@@ -319,6 +325,8 @@ impl Daemon {
                     Err(Failure::new("store-failed", error.to_string(), "clawkeep status".to_owned()))
                 })
             }
+            Request::Credentials => credentials::list(self),
+            Request::Credential(order) => credentials::carry_out(self, order).await,
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)

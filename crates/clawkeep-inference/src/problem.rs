@@ -136,7 +136,7 @@ impl RouteProblem {
                     .to_owned()
             }
             Self::KeyUnreadable { .. } => {
-                "Store the key again: clawkeep credentials add route-key --help".to_owned()
+                "Store the key again: clawkeep credentials add route-key --sandbox NAME".to_owned()
             }
             Self::ModelAbsent { address, model, .. } if address.ends_with(":11434") => {
                 format!("Fetch the model: ollama pull {model}")

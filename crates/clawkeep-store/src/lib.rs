@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic;
+mod credentials;
 mod error;
 mod home;
 mod journal;
@@ -27,6 +28,7 @@ mod time;
 mod writer;
 
 pub use clawkeep_credentials::Secret;
+pub use credentials::{Credential, Credentials, MAX_CREDENTIALS, Source};
 pub use error::StoreError;
 pub use home::{Home, HomeError, SandboxDirs};
 pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, MAX_PAGE, PER_SANDBOX, Page, Span};

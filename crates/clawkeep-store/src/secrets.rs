@@ -48,6 +48,9 @@ pub enum SecretError {
     /// Not what was stored at this place.
     #[error("{} was altered: remove it and store the secret again", .0.display())]
     Altered(PathBuf),
+    /// There are as many as there may be.
+    #[error("there are {} credentials: remove one first", crate::MAX_CREDENTIALS)]
+    TooMany,
     /// The directory is not as it must be.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -191,10 +194,11 @@ impl Secrets {
 
     pub(crate) fn get_of(&self, owner: &str, key: &str) -> Result<Option<Secret>, SecretError> {
         let Some(bytes) = self.read(owner, key)? else { return Ok(None) };
-        let path = || self.root.join(owner).join(key);
+        let path = || self.path_of(owner, key);
         if !seal::is_sealed(bytes.expose()) {
+            // Those that came with sealing were never in the clear.
             return match bytes.expose().len() {
-                _ if self.all_sealed() => Err(SecretError::Altered(path())),
+                _ if owner.starts_with('@') || self.all_sealed() => Err(SecretError::Altered(path())),
                 ..=MAX_SECRET => Ok(Some(bytes)),
                 _ => Err(SecretError::TooLarge),
             };
@@ -218,6 +222,11 @@ impl Secrets {
         let mut keys = self.names(&self.root.join(owner))?;
         keys.retain(|key| check(key).is_ok());
         Ok(keys)
+    }
+
+    /// Where it is kept.
+    pub(crate) fn path_of(&self, owner: &str, key: &str) -> PathBuf {
+        self.root.join(owner).join(key)
     }
 
     /// The names in a directory that is ours, sorted, but those of its own files.

@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, doctor, drill, events, exec, gateway, inference, list, logs,
-    onboard, rebuild, recover, service, status, why,
+    agent, completion, connect, credentials, destroy, doctor, drill, events, exec, gateway, inference, list,
+    logs, onboard, rebuild, recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -54,6 +54,8 @@ pub enum Command {
     Gateway(gateway::Options),
     /// The model behind a sandbox
     Inference(inference::Options),
+    /// Secrets that agents use and never hold
+    Credentials(credentials::Options),
     /// Show the gateway's log
     Logs(logs::Options),
     /// Tell what went wrong, what was tried and what helped; exits 1 when the journal does not add up
