@@ -210,7 +210,7 @@ pub async fn remove_files(daemon: &Daemon, name: &SandboxName) -> Result<(), Fai
         )
     };
     daemon.secrets.remove_all(name).map_err(|e| failed(&e))?;
-    credentials::forget_sandbox(daemon, name).await.map_err(|e| failed(&e))?;
+    credentials::forget_sandbox(daemon, name).map_err(|e| failed(&e))?;
     // Nobody supervises it any more, whether somebody could or not: what still runs in it ends here.
     let run = daemon.home.sandbox(name).run();
     let ended = tokio::task::spawn_blocking(move || clawkeep_isolation::remove(&run));

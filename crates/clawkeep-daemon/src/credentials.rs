@@ -58,7 +58,7 @@ pub async fn carry_out(daemon: &Daemon, order: CredentialOrder) -> Result<Value,
             (name, "credential-removed")
         }
     };
-    daemon.vault.forget(&name).await;
+    daemon.vault.forget(&name);
     daemon.journal.record(Entry {
         at_ms: unix_ms(),
         sandbox: None,
@@ -110,9 +110,9 @@ fn add(daemon: &Daemon, credentials: &Credentials, new: NewCredential) -> Result
     }
     match (&source, &value) {
         (Source::Command { argv, ttl }, None) => {
-            if !argv.first().is_some_and(|program| program.starts_with('/')) || *ttl > MAX_TTL {
+            if !argv.first().is_some_and(|program| program.starts_with('/')) || !(1..=MAX_TTL).contains(ttl) {
                 let what = format!(
-                    "a command needs the absolute path of its program, and a time of at most {MAX_TTL} s"
+                    "a command needs the absolute path of its program, and a time from 1 to {MAX_TTL} s"
                 );
                 return Err(bad("bad-credential", what));
             }
@@ -179,15 +179,12 @@ pub fn list(daemon: &Daemon) -> Result<Value, Failure> {
 }
 
 /// Forget those that were this sandbox's alone: another of its name must not get them.
-pub async fn forget_sandbox(
-    daemon: &Daemon,
-    sandbox: &clawkeep_plan::SandboxName,
-) -> Result<(), SecretError> {
+pub fn forget_sandbox(daemon: &Daemon, sandbox: &clawkeep_plan::SandboxName) -> Result<(), SecretError> {
     let credentials = Credentials::new(&daemon.secrets);
     for (name, found) in credentials.all()? {
         if found.is_ok_and(|found| found.binding.sandbox.as_ref() == Some(sandbox)) {
             credentials.remove(&name)?;
-            daemon.vault.forget(&name).await;
+            daemon.vault.forget(&name);
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use clawkeep_store::{
 };
 use clawkeep_supervisor::{Snapshot, Wish};
 
+pub use crate::api::credentials::ROUTE_KEY;
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::manager::Manager;
@@ -37,9 +38,6 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a rehearsal waits for the agent to be back.
 const REHEARSAL_PATIENCE: Duration = Duration::from_secs(240);
-
-/// The name under which a route's key is kept.
-pub const ROUTE_KEY: &str = "route-key";
 
 type Slot = Result<Arc<Running>, Failure>;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawkeep_credentials::{CredentialName, Filled, Placeholder, Redactor, Refusal, Secret, Toward};
@@ -34,7 +35,7 @@ pub enum VaultError {
     /// It is there and cannot be read.
     #[error("the credential {0} cannot be read: the operator has to set it again")]
     Unreadable(CredentialName),
-    /// Its command gives no value.
+    /// Its command gives nothing.
     #[error("the command of the credential {name} {why}")]
     Command {
         /// The credential.
@@ -42,22 +43,36 @@ pub enum VaultError {
         /// What it did instead.
         why: &'static str,
     },
+    /// What its command gives is no value.
+    #[error("what the command of the credential {name} gives {why}")]
+    BadValue {
+        /// The credential.
+        name: CredentialName,
+        /// What is wrong with it.
+        why: &'static str,
+    },
 }
 
-/// A value, or why there is none, and until when that counts.
-type Given = (Instant, Result<Secret, &'static str>);
+/// What a command gave, or why it gave nothing, and until when that counts.
+struct Given {
+    /// Which command: one that was replaced while it ran must not give the new credential its value.
+    argv: Vec<String>,
+    until: Instant,
+    value: Result<Secret, VaultError>,
+}
 
 /// The credentials of the installation, with what their commands gave in memory only.
 pub struct Vault {
     credentials: Credentials,
-    /// Held while a command runs, so that many requests make one of it.
-    given: tokio::sync::Mutex<BTreeMap<CredentialName, Given>>,
+    given: Mutex<BTreeMap<CredentialName, Given>>,
+    /// Each is held while its command runs, so that many requests make one run of it.
+    running: Mutex<BTreeMap<CredentialName, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Vault {
     /// Those that are stored.
     pub fn new(credentials: Credentials) -> Self {
-        Self { credentials, given: Default::default() }
+        Self { credentials, given: Mutex::default(), running: Mutex::default() }
     }
 
     /// The header's value to send instead of the one with this placeholder, which this sandbox wants to send there.
@@ -87,14 +102,14 @@ impl Vault {
     }
 
     /// Forget what its command gave.
-    pub async fn forget(&self, name: &CredentialName) {
-        self.given.lock().await.remove(name);
+    pub fn forget(&self, name: &CredentialName) {
+        locked(&self.given).remove(name);
     }
 
     /// Takes every value that is known now out of texts.
     pub async fn redactor(&self) -> Redactor {
         let mut known: Vec<Secret> =
-            self.given.lock().await.values().filter_map(|(_, given)| given.clone().ok()).collect();
+            locked(&self.given).values().filter_map(|given| given.value.clone().ok()).collect();
         let credentials = self.credentials.clone();
         let stored = blocking(move || {
             let stored = |name| credentials.get(&name).ok()??.1;
@@ -125,20 +140,24 @@ impl Vault {
         let Source::Command { argv, ttl } = source else {
             return stored.ok_or_else(|| VaultError::Empty(name.clone()));
         };
-        let mut given = self.given.lock().await;
+        let running = Arc::clone(locked(&self.running).entry(name.clone()).or_default());
+        let _one = running.lock().await;
         let now = Instant::now();
-        given.retain(|_, (until, _)| *until > now);
-        let value = match given.get(name) {
-            Some((_, value)) => value.clone(),
-            None => {
-                let value = run(&argv).await;
-                let lasts = if value.is_ok() { Duration::from_secs(ttl) } else { FAILED_FOR };
-                given.insert(name.clone(), (Instant::now() + lasts, value.clone()));
-                value
-            }
-        };
-        value.map_err(|why| VaultError::Command { name: name.clone(), why })
+        if let Some(given) =
+            locked(&self.given).get(name).filter(|given| given.until > now && given.argv == argv)
+        {
+            return given.value.clone();
+        }
+        let value = run(name, &argv).await;
+        let lasts = if value.is_ok() { Duration::from_secs(ttl) } else { FAILED_FOR };
+        let given = Given { argv, until: Instant::now() + lasts, value: value.clone() };
+        locked(&self.given).insert(name.clone(), given);
+        value
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -150,21 +169,22 @@ async fn blocking<T: Send + 'static>(
 
 /// What the command prints, without the end of its line. What it says besides is shown to nobody: it may be the
 /// secret.
-async fn run(argv: &[String]) -> Result<Secret, &'static str> {
-    let (program, arguments) = argv.split_first().ok_or("is empty")?;
+async fn run(name: &CredentialName, argv: &[String]) -> Result<Secret, VaultError> {
+    let failed = |why| VaultError::Command { name: name.clone(), why };
+    let (program, arguments) = argv.split_first().ok_or_else(|| failed("is empty"))?;
     let mut command = tokio::process::Command::new(program);
     command.args(arguments).current_dir("/").env_clear();
     command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // Its children end with it when it takes too long.
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|_| "cannot be started")?;
+    let mut child = command.spawn().map_err(|_| failed("cannot be started"))?;
     let mut said = Zeroizing::new(Vec::with_capacity(MAX_VALUE + 2));
     let whole = async {
         let out = child.stdout.take().ok_or("cannot be read")?;
         out.take(MAX_VALUE as u64 + 2).read_to_end(&mut said).await.map_err(|_| "cannot be read")?;
         if said.len() > MAX_VALUE + 1 {
-            return Err("gives more than a value");
+            return Err("gives more than a value can have");
         }
         match child.wait().await {
             Ok(status) if status.success() => Ok(()),
@@ -178,27 +198,25 @@ async fn run(argv: &[String]) -> Result<Secret, &'static str> {
         // It has an id for as long as it is not reaped: until then the group is its own.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    ended?;
+    ended.map_err(failed)?;
     if said.last() == Some(&b'\n') {
         said.pop();
     }
-    fit(&said)?;
+    fit(&said).map_err(|why| VaultError::BadValue { name: name.clone(), why })?;
     Ok(Secret::from(said))
 }
 
-/// What a value has to be to stand in a header and to be found in a log.
+/// Whether a value can stand in a header and be found in a log.
 ///
 /// # Errors
-/// What it is instead.
+/// What is wrong with it.
 pub fn fit(value: &[u8]) -> Result<(), &'static str> {
     match value {
-        [] => Err("gives nothing"),
-        _ if value.len() > MAX_VALUE => Err("gives more than a value"),
-        _ if value.len() < clawkeep_credentials::MIN_REDACTED => Err("gives less than 8 characters"),
-        [b' ', ..] | [.., b' '] => Err("gives a value with spaces around it"),
-        _ if !value.iter().all(|byte| matches!(byte, b' '..=b'~')) => {
-            Err("gives more than one line of plain text")
-        }
+        [] => Err("is empty"),
+        _ if value.len() > MAX_VALUE => Err("is longer than 4096 characters"),
+        _ if value.len() < clawkeep_credentials::MIN_REDACTED => Err("is shorter than 8 characters"),
+        [b' ', ..] | [.., b' '] => Err("has spaces around it"),
+        _ if !value.iter().all(|byte| matches!(byte, b' '..=b'~')) => Err("is not one line of plain text"),
         _ => Ok(()),
     }
 }

@@ -143,11 +143,15 @@ impl Secrets {
     /// interrupted anywhere and done again.
     ///
     /// # Errors
-    /// When the directory, or a key, cannot be read. A single secret's trouble is in the answer.
+    /// When the directory cannot be read or written. A single secret's trouble is in the answer.
     pub fn seal_all(&self) -> Result<Sealed, SecretError> {
         let mut done = Sealed::default();
         for owner in self.names(&self.root)? {
-            for key in self.keys_of(&owner)? {
+            let keys = self.keys_of(&owner).unwrap_or_else(|error| {
+                done.left.push(error);
+                Vec::new()
+            });
+            for key in keys {
                 match self.seal_again(&owner, &key) {
                     Ok(changed) => done.changed += usize::from(changed),
                     Err(error) => done.left.push(error),

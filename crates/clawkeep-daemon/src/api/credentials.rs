@@ -8,6 +8,9 @@ use clawkeep_store::Source;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+/// The name of the key behind a sandbox's `inference.local`, which is no credential's.
+pub const ROUTE_KEY: &str = "route-key";
+
 /// What can be done to a credential.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]

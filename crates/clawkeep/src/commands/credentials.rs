@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use clawkeep_credentials::{BoundHost, CredentialName};
-use clawkeep_daemon::api::credentials::{CredentialOrder, CredentialStatus, NewCredential, SecretText};
+use clawkeep_daemon::api::credentials::{
+    CredentialOrder, CredentialStatus, NewCredential, ROUTE_KEY, SecretText,
+};
 use clawkeep_daemon::api::{Request, RouteChoice, Value};
 use clawkeep_store::{MAX_SECRET, Source};
 use serde_json::json;
@@ -18,9 +20,6 @@ use crate::problem::{Outcome, Problem};
 use crate::{output, view};
 
 const HELP: &str = "clawkeep credentials add --help";
-
-/// The name of the key behind a sandbox's `inference.local`.
-const ROUTE_KEY: &str = "route-key";
 
 /// What `credentials` takes.
 #[derive(Debug, clap::Args)]
@@ -73,7 +72,7 @@ struct Add {
     #[arg(long, value_name = "CMD", conflicts_with = "from_env")]
     from_command: Option<String>,
     /// How long one value of the command is used, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "from_command")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400), requires = "from_command")]
     ttl: u64,
     /// Take the value from this variable, once
     #[arg(long, value_name = "VAR")]
@@ -227,7 +226,8 @@ fn read(
     }
     if std::io::stdin().is_terminal() {
         let asked = Terminal.secret(&format!("Value of {name} (not shown)"));
-        return asked.map(|value| (Source::Typed, SecretText::new(value)));
+        let value = asked.map_err(|problem| Problem::new("value-missing", problem.failure.message, HELP))?;
+        return Ok((Source::Typed, SecretText::new(value)));
     }
     let mut value = String::new();
     let mut input = std::io::stdin().lock().take(MAX_SECRET as u64 + 1);
