@@ -4,6 +4,7 @@
 //!
 //! The status types are also what `--json` prints: schema 1 of the outside contract. Fields are only added.
 
+pub mod credentials;
 pub mod policy;
 
 use std::collections::BTreeMap;
@@ -127,6 +128,10 @@ pub enum Request {
         /// Which session.
         session: String,
     },
+    /// The names of all credentials, and what is told of them: [`Value::Credentials`].
+    Credentials,
+    /// Change one. [`Value::Nothing`].
+    Credential(credentials::CredentialOrder),
     /// Some of the journal, in which everything is that was recorded before: [`Value::Journal`].
     Journal {
         /// Of which sandbox; without a name of all of them and of none.
@@ -317,6 +322,8 @@ pub enum Value {
     PolicySet(Box<PolicySet>),
     /// What was refused to a sandbox.
     Refused(Vec<RefusedRequest>),
+    /// Every credential, without its value.
+    Credentials(Vec<credentials::CredentialStatus>),
     /// Some of the journal.
     Journal(Page),
     /// How a session ended: an exit status, or 128 and the signal.

@@ -64,7 +64,8 @@ impl Client {
     /// # Errors
     /// What the system said.
     pub fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut line = serde_json::to_vec(request)?;
+        // It may hold a secret.
+        let mut line = zeroize::Zeroizing::new(serde_json::to_vec(request)?);
         line.push(b'\n');
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = SendAncillaryBuffer::new(&mut space);

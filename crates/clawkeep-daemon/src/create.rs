@@ -18,7 +18,7 @@ use crate::policy::Setting;
 use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 use crate::system::base;
-use crate::{forward, mounts};
+use crate::{credentials, forward, mounts};
 
 /// Make it and begin to supervise it. On a failure nothing of it is left.
 pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Failure> {
@@ -213,6 +213,7 @@ pub async fn remove_files(daemon: &Daemon, name: &SandboxName) -> Result<(), Fai
         )
     };
     daemon.secrets.remove_all(name).map_err(|e| failed(&e))?;
+    credentials::forget_sandbox(daemon, name).map_err(|e| failed(&e))?;
     // Nobody supervises it any more, whether somebody could or not: what still runs in it ends here.
     let run = daemon.home.sandbox(name).run();
     let ended = tokio::task::spawn_blocking(move || clawkeep_isolation::remove(&run));

@@ -113,6 +113,7 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     if let Some(note) = opened.repaired {
         daemon.note("repaired", &note.to_string());
     }
+    daemon.seal_secrets();
     let manager = Manager::of_process();
     let asked = Arc::clone(&daemon.store);
     let mut heart = manager.heart(move || asked.default().is_ok());

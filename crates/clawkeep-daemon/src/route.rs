@@ -8,7 +8,7 @@ use clawkeep_agents::openclaw::{self, Overwrite, Token};
 use clawkeep_inference::{RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
-use clawkeep_store::{Desired, Entry, SandboxRecord, unix_ms};
+use clawkeep_store::{Desired, Entry, SandboxRecord, SecretError, unix_ms};
 use clawkeep_supervisor::Wish;
 
 use crate::api::{Failure, RouteChoice, Value};
@@ -74,6 +74,12 @@ struct Written {
     new: serde_json::Value,
 }
 
+impl Written {
+    fn changes(&self) -> bool {
+        self.old.as_ref() != Some(&self.new)
+    }
+}
+
 /// Everything that changes, before and after.
 struct Change<'a> {
     daemon: &'a Daemon,
@@ -105,9 +111,14 @@ impl<'a> Change<'a> {
         let plan = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?.plan;
         let same_plan =
             daemon.running(&old.name).is_ok_and(|running| running.blueprint().plan.digest() == plan.digest());
-        let old_key = daemon.secrets.get(&old.name, ROUTE_KEY).map_err(|e| failed("read the old key", &e))?;
+        let old_key = match daemon.secrets.get(&old.name, ROUTE_KEY) {
+            // Nothing can be put back of one that is lost; another takes its place.
+            Err(SecretError::NoKey { .. } | SecretError::Altered(_)) => None,
+            found => found.map_err(|e| failed("read the old key", &e))?,
+        };
         let config = match config.agent.adapter {
-            Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?),
+            // With the same model, as when a key is rotated, its configuration stays, and so does the agent.
+            Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?).filter(Written::changes),
             Adapter::Command { .. } => None,
         };
         let new_key = key.map(clawkeep_store::Secret::new);

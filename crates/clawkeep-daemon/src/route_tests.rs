@@ -107,6 +107,37 @@ async fn what_is_in_the_way_of_the_configuration_changes_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_lost_key_costs_the_model_alone_and_another_takes_its_place() {
+    let temp = tempfile::tempdir().unwrap();
+    let (daemon, record) = daemon(temp.path());
+    std::fs::remove_file(daemon.home.root().join("secrets.key")).unwrap();
+    daemon.supervise(&record, None);
+    let running = daemon.running(&record.name).unwrap();
+    let problem = running.inference.current().check().await.unwrap_err();
+    assert_eq!(failure(&problem).code, "route-key-unreadable");
+    let troubles = daemon.troubles();
+    assert!(troubles.iter().any(|trouble| trouble.starts_with("box has no model: ")), "{troubles:?}");
+
+    let rotated = change(&daemon, &record, "m0", Some("new"));
+    rotated.store().unwrap();
+    assert_eq!(key(&daemon, &record).as_deref(), Some("new"));
+    let service = Service::new(
+        serde_json::from_value(rotated.new.route.clone()).unwrap(),
+        Some(Secret::new("new".into())),
+    );
+    rotated.put_to_use(service.unwrap()).await.unwrap();
+    assert!(daemon.troubles().is_empty());
+}
+
+#[tokio::test]
+async fn another_key_for_the_same_model_leaves_the_agents_configuration_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let (daemon, record) = daemon(temp.path());
+    assert!(!written(&daemon, &record, "m0").unwrap().changes());
+    assert!(written(&daemon, &record, "m1").unwrap().changes());
+}
+
+#[tokio::test]
 async fn only_what_changes_the_plan_is_made_anew() {
     let temp = tempfile::tempdir().unwrap();
     let (daemon, record) = daemon(temp.path());

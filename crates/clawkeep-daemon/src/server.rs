@@ -9,9 +9,12 @@ use clawkeep_inference::{LiveService, Route, Secret, Service};
 use clawkeep_isolation::proto::Order;
 use clawkeep_plan::SandboxName;
 use clawkeep_recovery::Phase;
-use clawkeep_store::{Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError};
+use clawkeep_store::{
+    Credentials, Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError,
+};
 use clawkeep_supervisor::{Snapshot, Wish};
 
+pub use crate::api::credentials::ROUTE_KEY;
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::manager::Manager;
@@ -20,8 +23,9 @@ use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
+use crate::vault::Vault;
 use crate::wire::Asker;
-use crate::{create, policy, rebuild, route, turn};
+use crate::{create, credentials, policy, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -35,9 +39,6 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a rehearsal waits for the agent to be back.
 const REHEARSAL_PATIENCE: Duration = Duration::from_secs(240);
 
-/// The name under which a route's key is kept.
-pub const ROUTE_KEY: &str = "route-key";
-
 type Slot = Result<Arc<Running>, Failure>;
 
 /// The daemon.
@@ -46,6 +47,7 @@ pub struct Daemon {
     pub store: Arc<Store>,
     pub journal: Arc<JournalWriter>,
     pub secrets: Secrets,
+    pub vault: Arc<Vault>,
     pub program: PathBuf,
     pub started_at: u64,
     pub shutdown: tokio::sync::Notify,
@@ -60,8 +62,10 @@ pub fn store_failed(error: StoreError) -> Failure {
 
 impl Daemon {
     pub fn new(home: Home, store: Arc<Store>, journal: Arc<JournalWriter>, program: PathBuf) -> Self {
+        let secrets = Secrets::new(&home);
         Self {
-            secrets: Secrets::new(&home),
+            vault: Arc::new(Vault::new(Credentials::new(&secrets))),
+            secrets,
             home,
             store,
             journal,
@@ -157,7 +161,14 @@ impl Daemon {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new("route-unusable", error.to_string(), format!("clawkeep {name} inference set --help"))
         };
-        let key = self.secrets.get(name, ROUTE_KEY).map_err(|e| failed(&e))?;
+        let key = match self.secrets.get(name, ROUTE_KEY) {
+            Ok(key) => key,
+            // What else the agent does goes on without its model.
+            Err(error) => {
+                self.note("key-unreadable", &format!("{name}: {error}"));
+                return Ok(Service::keyless(route, error.to_string()));
+            }
+        };
         let key = key.and_then(|key| key.expose_str().map(|text| Secret::new(text.to_owned())));
         Service::new(route, key).map_err(|e| failed(&e))
     }
@@ -318,6 +329,8 @@ impl Daemon {
             }
             Request::SetPolicy { name, change, dry_run } => policy::set(self, &name, change, dry_run).await,
             Request::Refused { name } => Ok(Value::Refused(self.running(&name)?.policy.refused.list())),
+            Request::Credentials => credentials::list(self),
+            Request::Credential(order) => credentials::carry_out(self, order).await,
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)

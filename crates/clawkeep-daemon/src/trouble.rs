@@ -31,6 +31,13 @@ impl Daemon {
             let lost = health.failed + health.dropped;
             troubles.push(format!("the journal is not written ({lost} entries lost so far): {error}"));
         }
+        let running: Vec<_> = self.slots().values().filter_map(|slot| slot.clone().ok()).collect();
+        for running in running {
+            if let Some(cause) = running.inference.current().key_trouble() {
+                let name = &running.blueprint().name;
+                troubles.push(format!("{name} has no model: its key cannot be read: {cause}"));
+            }
+        }
         troubles
     }
 
@@ -44,6 +51,21 @@ impl Daemon {
                 *last = Some((Instant::now(), said.clone()));
                 said
             }
+        }
+    }
+
+    /// Seal what is not sealed yet, by the key that the daemon has now. What cannot be is told and left.
+    pub fn seal_secrets(&self) {
+        match self.secrets.seal_all() {
+            Ok(done) => {
+                if done.changed > 0 {
+                    self.note("secrets-sealed", &format!("{} stored secrets were sealed", done.changed));
+                }
+                for error in done.left {
+                    self.note("secret-not-sealed", &error.to_string());
+                }
+            }
+            Err(error) => self.note("secret-not-sealed", &error.to_string()),
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
 
 use crate::api::{Answer, Request};
 use crate::client::MAX_LINE;
@@ -24,7 +25,8 @@ impl Asker {
 
     /// The request, with its descriptors; `None` when the asker said nothing.
     pub async fn request(&self) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
-        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+        // A request may hold a secret.
+        let (mut bytes, mut fds) = (Zeroizing::new(Vec::new()), Vec::new());
         loop {
             if let Some(end) = bytes.iter().position(|b| *b == b'\n') {
                 return Ok(Some((serde_json::from_slice(&bytes[..end])?, fds)));

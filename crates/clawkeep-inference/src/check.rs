@@ -56,6 +56,7 @@ impl Service {
                 probe.turn(listed.as_deref(), self.timeouts.turn).await?;
                 (listed, start)
             }
+            Backend::Keyless(cause) => return Err(RouteProblem::KeyUnreadable { cause: cause.clone() }),
         };
         Ok(RouteReport {
             provider: self.route().provider.name(),

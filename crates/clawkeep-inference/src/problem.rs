@@ -47,6 +47,12 @@ pub enum RouteProblem {
         /// Whether a key was sent.
         key_sent: bool,
     },
+    /// The key is stored and cannot be read.
+    #[error("the key of this route cannot be read: {cause}")]
+    KeyUnreadable {
+        /// Why.
+        cause: String,
+    },
     /// The provider lives, but has no such model.
     #[error("{address} has no model {model:?}{}", some_of(.available))]
     ModelAbsent {
@@ -90,6 +96,7 @@ impl RouteProblem {
             Self::Tls { .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::Unauthorized { .. } => "unauthorized",
+            Self::KeyUnreadable { .. } => "key_unreadable",
             Self::ModelAbsent { .. } => "model_absent",
             Self::Protocol { .. } => "protocol",
             Self::UpstreamStatus { .. } => "status",
@@ -127,6 +134,9 @@ impl RouteProblem {
             Self::Unauthorized { key_sent: false, .. } => {
                 "Give a key: set the provider's variable (COMPATIBLE_API_KEY for custom) and onboard again."
                     .to_owned()
+            }
+            Self::KeyUnreadable { .. } => {
+                "Store the key again: clawkeep credentials add route-key --sandbox NAME".to_owned()
             }
             Self::ModelAbsent { address, model, .. } if address.ends_with(":11434") => {
                 format!("Fetch the model: ollama pull {model}")

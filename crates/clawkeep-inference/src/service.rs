@@ -53,6 +53,8 @@ pub struct Service {
 pub(crate) enum Backend {
     Canary,
     Http(Upstream),
+    /// Answers nothing, for this reason.
+    Keyless(String),
 }
 
 impl std::fmt::Debug for Service {
@@ -87,6 +89,20 @@ impl Service {
         Ok(Self { route, backend, secret, timeouts })
     }
 
+    /// A service whose key is there and cannot be read, for this reason: it connects nothing, and says so to
+    /// whoever asks. What else the sandbox does goes on.
+    pub fn keyless(route: Route, cause: String) -> Self {
+        Self { route, backend: Backend::Keyless(cause), secret: None, timeouts: Timeouts::default() }
+    }
+
+    /// Why it has no key, where it should have one.
+    pub fn key_trouble(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Keyless(cause) => Some(cause),
+            Backend::Canary | Backend::Http(_) => None,
+        }
+    }
+
     /// The built-in canary.
     pub fn canary() -> Self {
         let (route, timeouts) = (Route::canary(), Timeouts::default());
@@ -115,6 +131,12 @@ impl Service {
             (Backend::Canary, Call::Chat) => canary::chat(body).await,
             (Backend::Canary, _) => unknown_call(),
             (Backend::Http(upstream), call) => upstream.forward(&parts, call.path(), body).await,
+            // The cause names files of the host: it is for the operator alone.
+            (Backend::Keyless(_), _) => error_reply(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "key_unreadable",
+                "the operator's key to this model cannot be read; the operator is told how to store it again",
+            ),
         }
     }
 }

@@ -6,16 +6,20 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic;
+mod credentials;
 mod error;
 mod home;
 mod journal;
+mod keyring;
 mod lock;
 mod mirror;
+mod private;
 mod reader;
 mod record;
 mod registry;
 mod repair;
 mod schema;
+mod seal;
 mod secrets;
 mod snapshots;
 pub mod staging;
@@ -23,6 +27,8 @@ mod store;
 mod time;
 mod writer;
 
+pub use clawkeep_credentials::Secret;
+pub use credentials::{Credential, Credentials, MAX_CREDENTIALS, Source};
 pub use error::StoreError;
 pub use home::{Home, HomeError, SandboxDirs};
 pub use journal::{Entry, Event, MAX_CAUSE, MAX_DATA, MAX_PAGE, PER_SANDBOX, Page, Span};
@@ -30,7 +36,7 @@ pub use lock::{DaemonLock, LockError};
 pub use reader::JournalReader;
 pub use record::{Desired, NewSandbox, SandboxRecord};
 pub use repair::{Lost, RepairNote};
-pub use secrets::{MAX_SECRET, Secret, SecretError, Secrets};
+pub use secrets::{MAX_SECRET, Sealed, SecretError, Secrets};
 pub use snapshots::{
     Healthy, KEPT_ASIDE, KEPT_HEALTHY, MAX_MARK, MAX_SNAPSHOT, SnapshotError, Snapshots, why_aside,
 };

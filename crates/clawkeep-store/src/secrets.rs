@@ -1,44 +1,18 @@
-use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use clawkeep_credentials::Secret;
 use clawkeep_plan::SandboxName;
-use rustix::fs::{Mode, OFlags, openat};
-use zeroize::Zeroizing;
+use rustix::fs::Mode;
 
+use crate::keyring::Keyring;
+use crate::private::{self, PrivateError};
+use crate::seal::{self, OVERHEAD};
 use crate::{Home, HomeError, atomic, home};
 
 /// The most that a secret may be, in bytes.
 pub const MAX_SECRET: usize = 64 * 1024;
-
-/// Bytes that must not be seen: not in `Debug`, not in JSON; wiped from memory on drop.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<Vec<u8>>);
-
-impl Secret {
-    /// Keep these bytes secret.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.into()))
-    }
-
-    /// The bytes, for the one place that needs them.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The bytes as text, `None` when they are not UTF-8.
-    pub fn expose_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
-    }
-}
 
 /// Why a secret was not stored or read. Never holds a part of one.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +26,31 @@ pub enum SecretError {
     /// The file is not as this store leaves it: not ours, readable by others, or no file.
     #[error("{} is not a private file of ours: remove it and store the secret again", .0.display())]
     Exposed(PathBuf),
+    /// Sealed by a key that is not here.
+    #[error("{} is sealed by a key that is gone: put {} back, or store the secret again", .secret.display(), .key.display())]
+    NoKey {
+        /// The secret.
+        secret: PathBuf,
+        /// Where the key is kept.
+        key: PathBuf,
+    },
+    /// The key to the secrets is no key.
+    #[error(
+        "the key to the secrets, {}, is {why}: put it back from a copy, or remove it and store each secret again",
+        .path.display()
+    )]
+    BadKeyFile {
+        /// The key's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Not what was stored at this place.
+    #[error("{} was altered: remove it and store the secret again", .0.display())]
+    Altered(PathBuf),
+    /// There are as many as there may be.
+    #[error("there are {} credentials: remove one first", crate::MAX_CREDENTIALS)]
+    TooMany,
     /// The directory is not as it must be.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -65,19 +64,32 @@ pub enum SecretError {
     },
 }
 
-/// The secrets of a home: one file each, mode 0600, `secrets/SANDBOX/KEY`.
+/// That everything in the directory of the secrets is sealed, and nothing in the clear is taken for one.
+const SEALED: &str = ".sealed";
+
+/// The secrets of a home: one file each, mode 0600, `secrets/OWNER/KEY`, sealed by the home's key.
 ///
-/// They lie in the clear, guarded by the file's and the home's mode alone. Encryption at rest comes with
-/// issue 6; nothing outside this type knows the form of the files.
+/// An owner is a sandbox or, with a name that no sandbox has, a part of this crate. Nothing outside this type
+/// knows the form of the files.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     root: PathBuf,
+    keyring: Keyring,
+}
+
+/// What [`Secrets::seal_all`] did.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// How many were sealed, or sealed by another key.
+    pub changed: usize,
+    /// Those that are left as they are, and why.
+    pub left: Vec<SecretError>,
 }
 
 impl Secrets {
     /// The secrets of this home.
     pub fn new(home: &Home) -> Self {
-        Self { root: home.secrets() }
+        Self { root: home.secrets(), keyring: Keyring::of(home) }
     }
 
     /// Store a secret, over an older one of the key. On the disk, whole, when this returns.
@@ -85,16 +97,7 @@ impl Secrets {
     /// # Errors
     /// [`SecretError`]; the older one is untouched then.
     pub fn put(&self, sandbox: &SandboxName, key: &str, secret: &Secret) -> Result<(), SecretError> {
-        check(key)?;
-        if secret.expose().len() > MAX_SECRET {
-            return Err(SecretError::TooLarge);
-        }
-        let root = self.root.join(sandbox.as_str());
-        home::own_dir(&root)?;
-        let failed = |source| SecretError::Io { path: root.join(key), source };
-        let dir = atomic::open_dir(&root).map_err(failed)?;
-        let _ = atomic::sweep(&dir);
-        atomic::write(&dir, key, secret.expose(), Mode::RUSR | Mode::WUSR).map_err(failed)
+        self.put_of(sandbox.as_str(), key, secret)
     }
 
     /// A secret, `None` when there is none of this key.
@@ -102,17 +105,7 @@ impl Secrets {
     /// # Errors
     /// [`SecretError`].
     pub fn get(&self, sandbox: &SandboxName, key: &str) -> Result<Option<Secret>, SecretError> {
-        check(key)?;
-        let Some(dir) = self.dir(sandbox)? else { return Ok(None) };
-        let path = self.root.join(sandbox.as_str()).join(key);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match openat(&dir, key, flags, Mode::empty()) {
-            Ok(file) => std::fs::File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(rustix::io::Errno::LOOP) => return Err(SecretError::Exposed(path)),
-            Err(error) => return Err(SecretError::Io { path, source: error.into() }),
-        };
-        read(&file, &path).map(Some)
+        self.get_of(sandbox.as_str(), key)
     }
 
     /// Forget a secret; whether it was there.
@@ -120,10 +113,7 @@ impl Secrets {
     /// # Errors
     /// [`SecretError`].
     pub fn remove(&self, sandbox: &SandboxName, key: &str) -> Result<bool, SecretError> {
-        check(key)?;
-        let Some(dir) = self.dir(sandbox)? else { return Ok(false) };
-        let path = self.root.join(sandbox.as_str()).join(key);
-        atomic::remove(&dir, key).map_err(|source| SecretError::Io { path, source })
+        self.remove_of(sandbox.as_str(), key)
     }
 
     /// Forget all secrets of a sandbox.
@@ -145,23 +135,134 @@ impl Secrets {
     /// # Errors
     /// [`SecretError`].
     pub fn keys(&self, sandbox: &SandboxName) -> Result<Vec<String>, SecretError> {
-        let path = self.root.join(sandbox.as_str());
-        let failed = |source| SecretError::Io { path: path.clone(), source };
-        let entries = match std::fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
-        let mut keys = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            keys.extend(name.to_str().filter(|key| check(key).is_ok()).map(str::to_owned));
+        self.keys_of(sandbox.as_str())
+    }
+
+    /// Seal what lies in the clear (versions before encryption at rest left it so), and what another key than the
+    /// first one has sealed. From when all is sealed on, nothing in the clear is a secret any more. May be
+    /// interrupted anywhere and done again.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or written. A single secret's trouble is in the answer.
+    pub fn seal_all(&self) -> Result<Sealed, SecretError> {
+        let mut done = Sealed::default();
+        for owner in self.names(&self.root)? {
+            let keys = self.keys_of(&owner).unwrap_or_else(|error| {
+                done.left.push(error);
+                Vec::new()
+            });
+            for key in keys {
+                match self.seal_again(&owner, &key) {
+                    Ok(changed) => done.changed += usize::from(changed),
+                    Err(error) => done.left.push(error),
+                }
+            }
         }
-        keys.sort();
+        let clear =
+            |error: &SecretError| !matches!(error, SecretError::NoKey { .. } | SecretError::Altered(_));
+        if !self.all_sealed() && !done.left.iter().any(clear) {
+            let failed = |source| SecretError::Io { path: self.root.join(SEALED), source };
+            let root = atomic::open_dir(&self.root).map_err(failed)?;
+            atomic::write(&root, SEALED, b"", Mode::RUSR | Mode::WUSR).map_err(failed)?;
+        }
+        Ok(done)
+    }
+
+    fn seal_again(&self, owner: &str, key: &str) -> Result<bool, SecretError> {
+        let Some(bytes) = self.read(owner, key)? else { return Ok(false) };
+        let held = self.keyring.held()?;
+        if held.first().is_some_and(|first| first.made(bytes.expose())) {
+            return Ok(false);
+        }
+        let Some(secret) = self.get_of(owner, key)? else { return Ok(false) };
+        self.put_of(owner, key, &secret).map(|()| true)
+    }
+
+    fn all_sealed(&self) -> bool {
+        self.root.join(SEALED).exists()
+    }
+
+    pub(crate) fn put_of(&self, owner: &str, key: &str, secret: &Secret) -> Result<(), SecretError> {
+        check(key)?;
+        if secret.expose().len() > MAX_SECRET {
+            return Err(SecretError::TooLarge);
+        }
+        let root = self.root.join(owner);
+        home::own_dir(&root)?;
+        let failed = |source| SecretError::Io { path: root.join(key), source };
+        let dir = atomic::open_dir(&root).map_err(failed)?;
+        let _ = atomic::sweep(&dir);
+        let sealed = self.keyring.sealing()?.seal(&place(owner, key), secret).map_err(failed)?;
+        atomic::write(&dir, key, &sealed, Mode::RUSR | Mode::WUSR).map_err(failed)
+    }
+
+    pub(crate) fn get_of(&self, owner: &str, key: &str) -> Result<Option<Secret>, SecretError> {
+        let Some(bytes) = self.read(owner, key)? else { return Ok(None) };
+        let path = || self.path_of(owner, key);
+        if !seal::is_sealed(bytes.expose()) {
+            // Those that came with sealing were never in the clear.
+            return match bytes.expose().len() {
+                _ if owner.starts_with('@') || self.all_sealed() => Err(SecretError::Altered(path())),
+                ..=MAX_SECRET => Ok(Some(bytes)),
+                _ => Err(SecretError::TooLarge),
+            };
+        }
+        let held = self.keyring.held()?;
+        let Some(found) = held.iter().find(|held| held.made(bytes.expose())) else {
+            return Err(SecretError::NoKey { secret: path(), key: self.keyring.file() });
+        };
+        let opened = found.open(&place(owner, key), bytes.expose());
+        opened.map(Some).ok_or_else(|| SecretError::Altered(path()))
+    }
+
+    pub(crate) fn remove_of(&self, owner: &str, key: &str) -> Result<bool, SecretError> {
+        check(key)?;
+        let Some(dir) = self.dir(owner)? else { return Ok(false) };
+        let path = self.root.join(owner).join(key);
+        atomic::remove(&dir, key).map_err(|source| SecretError::Io { path, source })
+    }
+
+    pub(crate) fn keys_of(&self, owner: &str) -> Result<Vec<String>, SecretError> {
+        let mut keys = self.names(&self.root.join(owner))?;
+        keys.retain(|key| check(key).is_ok());
         Ok(keys)
     }
 
-    fn dir(&self, sandbox: &SandboxName) -> Result<Option<OwnedFd>, SecretError> {
-        let path = self.root.join(sandbox.as_str());
+    /// Where it is kept.
+    pub(crate) fn path_of(&self, owner: &str, key: &str) -> PathBuf {
+        self.root.join(owner).join(key)
+    }
+
+    /// The names in a directory that is ours, sorted, but those of its own files.
+    fn names(&self, path: &std::path::Path) -> Result<Vec<String>, SecretError> {
+        let failed = |source| SecretError::Io { path: path.to_owned(), source };
+        let entries = match std::fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.to_str().filter(|name| !name.starts_with('.')).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The file as it lies there.
+    fn read(&self, owner: &str, key: &str) -> Result<Option<Secret>, SecretError> {
+        check(key)?;
+        let Some(dir) = self.dir(owner)? else { return Ok(None) };
+        let path = self.root.join(owner).join(key);
+        private::read(&dir, key, MAX_SECRET + OVERHEAD).map_err(|error| match error {
+            PrivateError::Exposed => SecretError::Exposed(path),
+            PrivateError::TooLarge => SecretError::TooLarge,
+            PrivateError::Io(source) => SecretError::Io { path, source },
+        })
+    }
+
+    fn dir(&self, owner: &str) -> Result<Option<OwnedFd>, SecretError> {
+        let path = self.root.join(owner);
         match atomic::open_dir(&path) {
             Ok(dir) => Ok(Some(dir)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -170,22 +271,9 @@ impl Secrets {
     }
 }
 
-/// Read a secret's file, with one buffer of the right size so that no copy of it is left behind in memory.
-fn read(file: &std::fs::File, path: &Path) -> Result<Secret, SecretError> {
-    let failed = |source| SecretError::Io { path: path.to_owned(), source };
-    let found = file.metadata().map_err(failed)?;
-    let us = rustix::process::geteuid().as_raw();
-    if !found.is_file() || found.uid() != us || found.mode() & 0o077 != 0 || found.nlink() != 1 {
-        return Err(SecretError::Exposed(path.to_owned()));
-    }
-    let size = usize::try_from(found.len()).unwrap_or(usize::MAX);
-    if size > MAX_SECRET {
-        return Err(SecretError::TooLarge);
-    }
-    let mut bytes = Zeroizing::new(vec![0_u8; size]);
-    let mut file = file;
-    file.read_exact(&mut bytes).map_err(failed)?;
-    Ok(Secret(bytes))
+/// What a secret is sealed for.
+fn place(owner: &str, key: &str) -> String {
+    format!("{owner}/{key}")
 }
 
 fn check(key: &str) -> Result<(), SecretError> {
@@ -197,87 +285,5 @@ fn check(key: &str) -> Result<(), SecretError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn secrets() -> (tempfile::TempDir, Secrets, SandboxName) {
-        let temp = tempfile::tempdir().unwrap();
-        let home = Home::open(&temp.path().join("home")).unwrap();
-        (temp, Secrets::new(&home), "box".parse().unwrap())
-    }
-
-    fn text(secret: Option<Secret>) -> Option<String> {
-        secret.map(|secret| secret.expose_str().unwrap().to_owned())
-    }
-
-    #[test]
-    fn stores_replaces_lists_and_forgets() {
-        let (_temp, secrets, name) = secrets();
-        assert_eq!(text(secrets.get(&name, "KEY").unwrap()), None);
-        assert!(!secrets.remove(&name, "KEY").unwrap());
-        secrets.put(&name, "KEY", &Secret::new("one")).unwrap();
-        secrets.put(&name, "KEY", &Secret::new("two")).unwrap();
-        secrets.put(&name, "ca.key", &Secret::new([0xff])).unwrap();
-        assert_eq!(text(secrets.get(&name, "KEY").unwrap()), Some("two".into()));
-        assert_eq!(secrets.get(&name, "ca.key").unwrap().unwrap().expose_str(), None);
-        assert_eq!(secrets.keys(&name).unwrap(), ["KEY", "ca.key"]);
-        let file = secrets.root.join("box/KEY");
-        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(std::fs::metadata(file.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
-        assert!(secrets.remove(&name, "KEY").unwrap());
-        assert_eq!(secrets.keys(&name).unwrap(), ["ca.key"]);
-        secrets.remove_all(&name).unwrap();
-        secrets.remove_all(&name).unwrap();
-        assert_eq!(secrets.keys(&name).unwrap(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn refuses_a_file_that_others_could_have_made_or_seen() {
-        let (_temp, secrets, name) = secrets();
-        secrets.put(&name, "K", &Secret::new("x")).unwrap();
-        let file = secrets.root.join("box/K");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(secrets.get(&name, "K"), Err(SecretError::Exposed(_))));
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::hard_link(&file, secrets.root.join("box/L")).unwrap();
-        assert!(matches!(secrets.get(&name, "K"), Err(SecretError::Exposed(_))));
-        symlink("K", secrets.root.join("box/M")).unwrap();
-        assert!(matches!(secrets.get(&name, "M"), Err(SecretError::Exposed(_))));
-        std::fs::create_dir(secrets.root.join("box/N")).unwrap();
-        assert!(matches!(secrets.get(&name, "N"), Err(SecretError::Exposed(_))));
-        secrets.put(&name, "K", &Secret::new("y")).unwrap();
-        assert_eq!(text(secrets.get(&name, "K").unwrap()), Some("y".into()));
-    }
-
-    #[test]
-    fn bounds_keys_and_sizes_and_shows_nothing() {
-        let (_temp, secrets, name) = secrets();
-        for bad in ["", ".x", "..", "a/b", "a b", "é", "a\0", &"x".repeat(65)] {
-            assert!(matches!(secrets.get(&name, bad), Err(SecretError::BadKey(_))), "{bad:?}");
-            assert!(matches!(secrets.put(&name, bad, &Secret::new("")), Err(SecretError::BadKey(_))));
-        }
-        let large = Secret::new(vec![b'x'; MAX_SECRET + 1]);
-        assert!(matches!(secrets.put(&name, "K", &large), Err(SecretError::TooLarge)));
-        std::fs::create_dir_all(secrets.root.join("box")).unwrap();
-        std::fs::write(secrets.root.join("box/K"), large.expose()).unwrap();
-        let private = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(secrets.root.join("box/K"), private).unwrap();
-        assert!(matches!(secrets.get(&name, "K"), Err(SecretError::TooLarge)));
-        assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some(Secret(redacted))");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn any_bytes_come_back(bytes: Vec<u8>) {
-            let (_temp, secrets, name) = secrets();
-            secrets.put(&name, "K", &Secret::new(bytes.clone())).unwrap();
-            let back = secrets.get(&name, "K").unwrap().unwrap();
-            prop_assert_eq!(back.expose(), &bytes[..]);
-        }
-    }
-}
+#[path = "secrets_tests.rs"]
+mod tests;

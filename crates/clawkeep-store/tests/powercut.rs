@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use clawkeep_credentials::Binding;
 use clawkeep_plan::SandboxName;
-use clawkeep_store::{Desired, Entry, Home, NewSandbox, Secret, Secrets, Snapshots, Store};
+use clawkeep_store::{
+    Credential, Credentials, Desired, Entry, Home, NewSandbox, Secret, Secrets, Snapshots, Source, Store,
+};
 use serde_json::{Value, json};
 use testkit::powercut::{Fault, Loss, Point, Trace, can_trace, scratch};
 use testkit::{Rng, Seed};
@@ -60,6 +63,20 @@ impl World {
         Ok(())
     }
 
+    /// What is left as it is stays to be sealed: whoever starts the next time tries again, as this does.
+    fn seal(&self) -> Done {
+        match self.secrets.seal_all()?.left.into_iter().next() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn credential(&self, host: &str, value: &str) -> Done {
+        let binding = Binding { hosts: vec![host.parse()?], sandbox: None };
+        let credential = Credential { binding, source: Source::Typed, set_at: Some(1) };
+        Ok(Credentials::new(&self.secrets).put(&"GH".parse()?, &credential, Some(&Secret::new(value)))?)
+    }
+
     fn append(&self, sandbox: Option<SandboxName>, cause: &str) -> Done {
         self.store().append_all(&[cause, "and"].map(|cause| Entry {
             at_ms: 1,
@@ -83,6 +100,10 @@ impl World {
         }
         let events = self.store().tail(None, 99).unwrap();
         seen.insert("events".into(), events.iter().map(|event| event.entry.cause.clone()).collect());
+        if let Some((about, value)) = Credentials::new(&self.secrets).get(&"GH".parse().unwrap()).unwrap() {
+            let host = about.binding.hosts[0].to_string();
+            seen.insert("credential".into(), json!([host, value.unwrap().expose_str()]));
+        }
         for sandbox in ["a", "b"] {
             for key in self.secrets.keys(&name(sandbox)).unwrap() {
                 let secret = self.secrets.get(&name(sandbox), &key).unwrap().unwrap();
@@ -104,9 +125,18 @@ impl World {
 type Step = (&'static str, fn(&mut World) -> Done);
 
 /// What is done, one durable thing each.
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 27] = [
     ("insert a", |w| w.insert("a")),
     ("insert b", |w| w.insert("b")),
+    // As a version before encryption at rest left it.
+    ("key of b in the clear", |w| {
+        let dir = w.home.secrets().join("b");
+        std::fs::create_dir_all(&dir)?;
+        clawkeep_store::atomic::sync_at(&w.home.secrets())?;
+        let dir = clawkeep_store::atomic::open_dir(&dir)?;
+        Ok(clawkeep_store::atomic::write(dir, "OLD", b"clear", rustix::fs::Mode::RUSR)?)
+    }),
+    ("seal it", |w| w.seal()),
     ("key of a", |w| Ok(w.secrets.put(&name("a"), "K", &Secret::new("first"))?)),
     ("stop a", |w| Ok(w.store().update(&name("a"), |r| r.desired = Desired::Stopped).map(drop)?)),
     ("append", |w| w.append(Some(name("a")), "one")),
@@ -128,6 +158,10 @@ const STEPS: [Step; 21] = [
         w.store = Some(Store::open(&w.home)?.store);
         Ok(())
     }),
+    ("a credential", |w| w.credential("a.example", "first")),
+    ("another host and value", |w| w.credential("b.example", "second")),
+    ("no credential", |w| Ok(Credentials::new(&w.secrets).remove(&"GH".parse()?).map(drop)?)),
+    ("nothing to seal", |w| w.seal()),
     ("append more", |w| w.append(Some(name("a")), "two")),
     ("forget the key of b", |w| Ok(w.secrets.remove_all(&name("b"))?)),
     ("remove b", |w| Ok(w.store().remove(&name("b")).map(drop)?)),

@@ -1,8 +1,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, completion, connect, destroy, doctor, drill, events, exec, gateway, inference, list, logs,
-    onboard, policy, rebuild, recover, service, status, why,
+    agent, completion, connect, credentials, destroy, doctor, drill, events, exec, gateway, inference, list,
+    logs, onboard, policy, rebuild, recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -56,6 +56,8 @@ pub enum Command {
     Inference(inference::Options),
     /// What may leave a sandbox
     Policy(policy::Options),
+    /// Secrets that agents use and never hold
+    Credentials(credentials::Options),
     /// Show the gateway's log
     Logs(logs::Options),
     /// Tell what went wrong, what was tried and what helped; exits 1 when the journal does not add up

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod completion;
 pub mod connect;
+pub mod credentials;
 pub mod destroy;
 pub mod doctor;
 pub mod drill;
@@ -62,6 +63,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Gateway(options) => gateway::run(&host, &options),
         Command::Inference(options) => inference::run(&host, &options),
         Command::Policy(options) => policy::run(&host, &options),
+        Command::Credentials(options) => credentials::run(&host, options),
         Command::Logs(options) => logs::run(&host, &options),
         Command::Why(options) => why::run(&host, &options),
         Command::Events(options) => events::run(&host, &options),

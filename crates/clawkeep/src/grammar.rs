@@ -36,18 +36,18 @@ const OF_TWO_WORDS: &[(&str, &[&str])] = &[
 ];
 
 /// Commands about none that are two words.
-const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[("service", &["install", "uninstall", "status", "run"])];
+const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[
+    ("credentials", &["list", "add", "reset", "remove"]),
+    ("service", &["install", "uninstall", "status", "run"]),
+];
 
 /// Commands about none.
-const OF_NONE: &[&str] = &["completion", "doctor", "help", "list", "onboard", "service", "version"];
+const OF_NONE: &[&str] =
+    &["completion", "credentials", "doctor", "help", "list", "onboard", "service", "version"];
 
 /// Commands of the outside contract that this version does not have, and what does the job meanwhile.
 const NOT_YET: &[(&str, &str)] = &[
     ("backup-all", "stop the sandboxes, then copy $CLAWKEEP_HOME"),
-    (
-        "credentials",
-        "COMPATIBLE_API_KEY=... clawkeep inference set NAME --provider custom --endpoint-url URL --model M",
-    ),
     ("debug", "clawkeep status --json"),
     ("snapshot", "stop the sandbox, then copy $CLAWKEEP_HOME/sandboxes/NAME/home"),
     ("tui", "clawkeep status"),
@@ -194,7 +194,7 @@ mod tests {
             ("box inference", "usage"),
             ("snapshot box", "not-yet"),
             ("box snapshot --yes", "not-yet"),
-            ("credentials set", "not-yet"),
+            ("box credentials", "usage"),
             ("tui", "not-yet"),
         ] {
             let problem = rewritten(line).unwrap_err();
@@ -226,6 +226,7 @@ mod tests {
             ("inference box", Some("inference")),
             ("service install --x", Some("service install")),
             ("service run", Some("service run")),
+            ("credentials add X", Some("credentials add")),
             ("status set", Some("status")),
             ("--nothing", None),
             ("", None),

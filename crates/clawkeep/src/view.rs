@@ -6,6 +6,7 @@ pub mod walls;
 
 use std::path::Path;
 
+use clawkeep_daemon::api::credentials::CredentialStatus;
 use clawkeep_daemon::api::{DeniedStatus, LimitsStatus, RouteStatus, SandboxStatus, Status};
 use clawkeep_isolation::Hierarchy;
 
@@ -65,6 +66,11 @@ pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
             provider_and_model(&status.route),
         ]);
     }
+    table(rows)
+}
+
+/// Columns as wide as they have to be; the first row is their heads.
+fn table<const N: usize>(mut rows: Vec<[String; N]>) -> String {
     for row in &mut rows {
         // A line stays a line, whatever is in it.
         row.iter_mut().for_each(|cell| *cell = clean(cell).replace(['\n', '\t'], " "));
@@ -80,6 +86,29 @@ pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The table of `credentials list`.
+pub fn credentials(all: &[CredentialStatus]) -> String {
+    if all.is_empty() {
+        return "no credentials (clawkeep credentials add NAME --host HOST stores one)\n".to_owned();
+    }
+    let mut rows = vec![["NAME", "HOSTS", "SANDBOX", "FROM", "SET"].map(str::to_owned)];
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    for one in all {
+        rows.push([
+            one.name.clone(),
+            or_dash(one.hosts.join(", ")),
+            one.sandbox.as_ref().map_or("every".to_owned(), ToString::to_string),
+            one.source.clone(),
+            match (one.state.as_str(), &one.set_at) {
+                ("set", at) => at.clone().unwrap_or_else(|| "yes".to_owned()),
+                ("empty", _) => "no: set it again".to_owned(),
+                _ => "cannot be read: set it again".to_owned(),
+            },
+        ]);
+    }
+    table(rows)
 }
 
 /// `status`.

@@ -13,6 +13,8 @@ use testkit::wait_until;
 
 const KEY: &str = "sk-test-4711";
 
+const ROTATED: &str = "sk-test-4712";
+
 /// A provider with one model that writes down what it was asked, and with which key.
 struct Provider {
     url: String,
@@ -129,6 +131,14 @@ fn another_model_is_set_and_all_else_stays() {
     // Nothing in a command's launch depends on it: it was not restarted.
     assert_eq!(pid(), before);
 
+    // Another key for it, and nothing is restarted.
+    let args = ["credentials", "add", "route-key", "--sandbox", "box", "--from-env", "COMPATIBLE_API_KEY"];
+    let (status, text) = run(&installation, &args, Some(ROTATED));
+    assert_eq!((status, text.as_str()), (0, "the key of box's model is set; its agent goes on running\n"));
+    assert!(models_inside(&installation).contains("\"m1\""));
+    assert_eq!(provider.last().1, format!("Bearer {ROTATED}"));
+    assert_eq!((get(&installation), pid()), (wanted.clone(), before));
+
     // What cannot be used, and what is not there.
     for bad in ["ftp://127.0.0.1/v1", "http://user:pw@127.0.0.1/v1", "http://127.0.0.1:0/v1"] {
         let (status, text) = set(&installation, bad, "m2", Some("another"));
@@ -141,7 +151,8 @@ fn another_model_is_set_and_all_else_stays() {
     let (status, text) = run(&installation, &args, None);
     assert!(status == 1 && text.starts_with("error[no-such-sandbox]: "), "{text}");
     assert_eq!(get(&installation), wanted);
-    assert_eq!(std::fs::read_to_string(&key_file).unwrap(), KEY);
+    let sealed = std::fs::read(&key_file).unwrap();
+    assert!(!sealed.windows(ROTATED.len()).any(|window| window == ROTATED.as_bytes()));
     assert!(models_inside(&installation).contains("\"m1\""));
 
     // One that does not answer is set all the same, and its predecessor's key is gone.
