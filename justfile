@@ -14,12 +14,17 @@ lint:
 deny:
     cargo deny check licenses bans sources
 
-# Figures: respawn, wiped to exec, isolation beside other sandboxes, a boot of twenty, 200 at rest.
+# Figures: respawn, wiped to exec, isolation beside other sandboxes, a boot of twenty, 200 at rest, a policy's decision.
 bench:
     cargo bench -p clawkeep --bench recovery
     cargo bench -p clawkeep --bench isolation
     cargo bench -p clawkeep --bench boot
     cargo bench -p clawkeep --bench idle
+    cargo bench -p clawkeep-policy --bench policy
+
+# The proxy beside no proxy and beside tinyproxy.
+bench-egress:
+    cargo bench -p clawkeep --bench egress
 
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:

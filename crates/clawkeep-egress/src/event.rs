@@ -36,6 +36,8 @@ pub enum Reason {
     Slow,
     /// Too many connections at once.
     Connections,
+    /// The name leads to one of this host's own addresses on the Internet.
+    OwnAddress,
     /// The name has no address.
     Unresolved,
     /// No address answers.

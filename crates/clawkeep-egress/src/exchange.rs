@@ -4,16 +4,18 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawkeep_inference::{BoxBody, BoxError};
 use clawkeep_policy::Target;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 
 use crate::addressed::Scheme;
 use crate::front::Opened;
@@ -176,6 +178,19 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// What is read of a request that is refused, in bytes, and for how long: a close with unread bytes would reset the
+/// connection, and may take the answer with it.
+const DRAINED: usize = 256 << 10;
+const DRAINING: Duration = Duration::from_secs(1);
+
+/// Read what little is still on its way of a request that is refused. One that waits for permission to send its
+/// body never gets it.
+pub(crate) async fn drain(request: Request<Incoming>) {
+    if !request.headers().contains_key(header::EXPECT) {
+        let _ = timeout(DRAINING, Limited::new(request.into_body(), DRAINED).collect()).await;
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use clawkeep_policy::{Caller, Grant, Matcher, Target};
+use clawkeep_policy::{Caller, Destination, Grant, Matcher, Target};
 use tokio::net::TcpStream;
 
 use crate::event::printable;
+use crate::outside::is_own;
 use crate::proxy::Shared;
 use crate::refusal::Refusal;
 
@@ -54,6 +55,9 @@ impl Shared {
             let addresses = self.outside.addresses(target, &grant, limit).await?;
             // One that may not be dialed refuses them all: a mixed answer is no accident.
             grant.addresses(&addresses).map_err(Refusal::Policy)?;
+            if grant.destination() == Destination::Resolve && leads_home(target, &addresses) {
+                return Err(Refusal::OwnAddress);
+            }
             let ends: Vec<SocketAddr> = addresses.iter().map(|ip| (*ip, target.port()).into()).collect();
             let origin = self.outside.dial(&ends, limit).await?;
             Ok((grant, addresses, origin))
@@ -67,8 +71,33 @@ impl Shared {
     }
 }
 
+/// Whether a name leads to this host by one of its addresses on the Internet, behind which its own services listen.
+/// Who wants that says so: by the address itself, by a private one in `allowed_ips`, by the names that this host has.
+fn leads_home(target: &Target, addresses: &[IpAddr]) -> bool {
+    let listed = |ip: &IpAddr| match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    };
+    !target.is_address() && addresses.iter().any(|ip| !listed(ip) && is_own(*ip))
+}
+
 /// What the policy says to a connection.
 pub(crate) fn connect(matcher: &Matcher, target: &Target, caller: Option<&str>) -> Result<Grant, Refusal> {
     let caller = caller.map_or(Caller::Unknown, Caller::Executable);
     matcher.connect(target, caller).map_err(Refusal::Policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_does_not_lead_home() {
+        let name = Target::parse(b"a.example", Some(80)).unwrap();
+        let own: IpAddr = "127.0.0.1".parse().unwrap();
+        let other: IpAddr = "198.41.0.1".parse().unwrap();
+        assert!(leads_home(&name, &[other, own]));
+        assert!(!leads_home(&name, &[other]));
+        assert!(!leads_home(&Target::parse(b"127.0.0.1", Some(80)).unwrap(), &[own]));
+    }
 }

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,6 +28,29 @@ pub(crate) struct Outside {
     /// Tests' origins listen on the loopback, behind whatever address the policy was asked about.
     #[cfg(test)]
     pub(crate) reroute: Option<Reroute>,
+}
+
+/// Addresses that nobody has (RFC 5737, RFC 3849).
+const NOBODYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// Whether this is an address of this host: then a socket may have it (ip(7)). Where the host lets sockets have any
+/// address (`ip_nonlocal_bind`), it is known by this, that what is sent to it is sent from it.
+pub(crate) fn is_own(ip: IpAddr) -> bool {
+    let may_have = |ip: IpAddr| UdpSocket::bind((ip, 0));
+    let Ok(socket) = may_have(ip) else { return false };
+    let nobodys = NOBODYS.into_iter().filter(|nobodys| nobodys.is_ipv4() == ip.is_ipv4());
+    if nobodys.map(may_have).all(|bound| bound.is_err()) {
+        return true;
+    }
+    drop(socket);
+    let any = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    // Sends nothing (udp(7)), and any port will do.
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip().to_canonical() == ip.to_canonical())
 }
 
 impl Outside {
@@ -94,5 +117,22 @@ impl Outside {
             })
             .clone()
             .ok_or_else(|| Refusal::Untrusted("this machine has no root certificates".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_hosts_addresses_are_told_from_others() {
+        assert!(is_own("127.0.0.1".parse().unwrap()) && is_own("127.9.9.9".parse().unwrap()));
+        assert!(!is_own("198.41.0.1".parse().unwrap()));
+        assert!(is_own("::ffff:127.0.0.1".parse().unwrap()));
+        // The address of an interface, where there is one that leads out.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("198.41.0.1:9").is_ok() {
+            assert!(is_own(socket.local_addr().unwrap().ip()));
+        }
     }
 }

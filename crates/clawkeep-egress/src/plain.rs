@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use crate::addressed::{Refused, Scheme, asked_of, subject_of, target_of};
 use crate::connection::{Client, Outer, Place, place};
 use crate::event::{Action, Event, Reason};
-use crate::exchange::{Switch, exchange};
-use crate::hold::{Asked, Hold};
+use crate::exchange::{Switch, drain, exchange};
+use crate::hold::{Asked, Hold, UnderWay};
 use crate::origin::{Origin, Sender};
 use crate::refusal::Refusal;
 use crate::tunnel::{forward, granted};
@@ -24,6 +24,12 @@ struct Line {
     hold: Arc<Hold>,
     sender: Sender,
     _driver: JoinSet<()>,
+}
+
+/// What is to be done with a request.
+enum Decided {
+    Model,
+    Line { line: Arc<Line>, fresh: bool, asked: Asked, under_way: UnderWay },
 }
 
 /// One client's requests.
@@ -84,41 +90,53 @@ impl Requests {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<BoxBody> {
         let version = request.version();
-        match self.attempt(request).await {
-            Ok(response) => response,
-            Err((refusal, subject)) => self.client.reply(&refusal, &subject, None, version),
-        }
+        let answered = match self.decide(&request).await {
+            Ok(Decided::Model) => return model::respond(request, &self.client).await,
+            Ok(Decided::Line { line, fresh, asked, under_way }) => {
+                let subject = subject_of(&line.hold.target, &asked.method, asked.path.path());
+                self.carry(request, line, fresh, &asked, under_way)
+                    .await
+                    .map_err(|refusal| (refusal, subject))
+            }
+            Err(refused) => {
+                drain(request).await;
+                Err(refused)
+            }
+        };
+        answered.unwrap_or_else(|(refusal, subject)| self.client.reply(&refusal, &subject, None, version))
     }
 
-    async fn attempt(&self, request: Request<Incoming>) -> Result<Response<BoxBody>, Refused> {
-        let target = target_of(&request, Scheme::Http, None)?;
+    async fn decide(&self, request: &Request<Incoming>) -> Result<Decided, Refused> {
+        let target = target_of(request, Scheme::Http, None)?;
         let subject = || subject_of(&target, request.method().as_str(), request.uri().path());
         match place(&target).map_err(|refusal| (refusal, subject()))? {
             Place::Model => {
                 let (host, port) = (target.host(), target.port());
                 self.client.tell(Event::about(host, port, Action::Allow, Reason::ModelRoute));
-                return Ok(model::respond(request, &self.client).await);
+                return Ok(Decided::Model);
             }
             Place::Elsewhere => {}
         }
-        let asked = asked_of(&request, &target)?;
-        let subject = subject_of(&target, &asked.method, asked.path.path());
-        self.carry(request, &target, &asked).await.map_err(|refusal| (refusal, subject))
+        let asked = asked_of(request, &target)?;
+        let subject = || subject_of(&target, &asked.method, asked.path.path());
+        let (line, fresh) = self.line_to(&target).await.map_err(|refusal| (refusal, subject()))?;
+        let under_way = granted(&line.hold, &asked, &self.client).map_err(|refusal| (refusal, subject()))?;
+        Ok(Decided::Line { line, fresh, asked, under_way })
     }
 
     async fn carry(
         &self,
         request: Request<Incoming>,
-        target: &Target,
+        line: Arc<Line>,
+        fresh: bool,
         asked: &Asked,
+        under_way: UnderWay,
     ) -> Result<Response<BoxBody>, Refusal> {
-        let (line, fresh) = self.line_to(target).await?;
-        let under_way = granted(&line.hold, asked, &self.client)?;
         let switch = Some(&self.switch);
         match forward(request, &line.hold, Scheme::Http, asked, under_way, &line.sender, switch).await {
             // The origin had closed the connection meanwhile, and nothing was sent: once more on a new one.
             Err((_, Some((request, _)))) if !fresh && !asked.upgrade => {
-                let line = self.new_line(target).await?;
+                let line = self.new_line(&line.hold.target).await?;
                 let under_way = granted(&line.hold, asked, &self.client)?;
                 exchange(&line.sender, request, under_way, None).await.map_err(|(refusal, _)| refusal)
             }

@@ -29,6 +29,7 @@ pub(crate) enum Refusal {
     /// A request or a greeting for this host, on a connection for another.
     OtherHost(String),
     Policy(Denial),
+    OwnAddress,
     Unresolved,
     Unreachable(io::ErrorKind),
     Untrusted(String),
@@ -47,6 +48,7 @@ impl Refusal {
             Self::ModelPort => Reason::ModelPort,
             Self::OtherHost(_) => Reason::OtherHost,
             Self::Policy(denial) => Reason::Policy(denial.reason),
+            Self::OwnAddress => Reason::OwnAddress,
             Self::Unresolved => Reason::Unresolved,
             Self::Unreachable(_) => Reason::Unreachable,
             Self::Untrusted(_) => Reason::Untrusted,
@@ -70,7 +72,7 @@ impl Refusal {
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Connections => StatusCode::SERVICE_UNAVAILABLE,
             Self::OtherHost(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::ModelPort | Self::Policy(_) | Self::Revoked => StatusCode::FORBIDDEN,
+            Self::ModelPort | Self::Policy(_) | Self::OwnAddress | Self::Revoked => StatusCode::FORBIDDEN,
             Self::Unreachable(io::ErrorKind::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved | Self::Unreachable(_) | Self::Untrusted(_) | Self::BadAnswer => {
                 StatusCode::BAD_GATEWAY
@@ -83,7 +85,9 @@ impl Refusal {
         match self {
             Self::Malformed | Self::Path(_) | Self::Head(_) | Self::Protocol(_) | Self::Slow => "bad_request",
             Self::Connections => "too_many_connections",
-            Self::OtherHost(_) | Self::ModelPort | Self::Policy(_) | Self::Revoked => "egress_denied",
+            Self::OtherHost(_) | Self::ModelPort | Self::Policy(_) | Self::OwnAddress | Self::Revoked => {
+                "egress_denied"
+            }
             Self::Unresolved => "upstream_dns",
             Self::Unreachable(_) => "upstream_connect",
             Self::Untrusted(_) => "upstream_tls",
@@ -105,6 +109,7 @@ impl Refusal {
                 format!("this connection is for {host}, and what came on it is for {other}")
             }
             Self::Policy(denial) => format!("{host}:{port} is refused: {}", denial.message()),
+            Self::OwnAddress => format!("{host} leads to the host of this sandbox itself"),
             Self::Unresolved => format!("{host} has no usable address"),
             Self::Unreachable(io::ErrorKind::TimedOut) => format!("{host}:{port} did not answer in time"),
             Self::Unreachable(_) => format!("{host}:{port} does not accept connections"),
@@ -128,6 +133,9 @@ impl Refusal {
             }
             Self::Policy(_) | Self::Revoked => {
                 format!("The operator can look at it, on the host: clawkeep {sandbox} policy requests")
+            }
+            Self::OwnAddress => {
+                "The operator can allow that by the name host.openshell.internal, in the policy.".to_owned()
             }
             Self::Unresolved | Self::Unreachable(_) | Self::Untrusted(_) | Self::BadAnswer => {
                 "The policy allows it; look at the name, the network and the other side.".to_owned()

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::addressed::{Refused, Scheme, asked_of, subject_of, target_of};
 use crate::connection::{Client, Outer, Place, place};
 use crate::event::{Action, Event, Reason, printable_host};
-use crate::exchange::{Failed, Switch, exchange, outgoing};
+use crate::exchange::{Failed, Switch, drain, exchange, outgoing};
 use crate::front::Front;
 use crate::head::Head;
 use crate::hold::{Asked, Hold, UnderWay};
@@ -220,27 +220,32 @@ impl Line {
     }
 
     async fn answer(&self, request: Request<Incoming>, switch: Option<&Switch>) -> Response<BoxBody> {
-        let version = request.version();
-        match self.attempt(request, switch).await {
-            Ok(response) => response,
-            Err((refusal, subject)) => self.client.reply(&refusal, &subject, Some(&self.hold), version),
-        }
+        let (version, target) = (request.version(), &self.hold.target);
+        let answered = match self.decide(&request) {
+            Ok((asked, under_way, sender)) => {
+                let subject = subject_of(target, &asked.method, asked.path.path());
+                forward(request, &self.hold, self.scheme, &asked, under_way, sender, switch)
+                    .await
+                    .map_err(|(refusal, _)| (refusal, subject))
+            }
+            Err(refused) => {
+                drain(request).await;
+                Err(refused)
+            }
+        };
+        answered.unwrap_or_else(|(refusal, subject)| {
+            self.client.reply(&refusal, &subject, Some(&self.hold), version)
+        })
     }
 
-    async fn attempt(
-        &self,
-        request: Request<Incoming>,
-        switch: Option<&Switch>,
-    ) -> Result<Response<BoxBody>, Refused> {
+    fn decide(&self, request: &Request<Incoming>) -> Result<(Asked, UnderWay, &Sender), Refused> {
         let target = &self.hold.target;
-        target_of(&request, self.scheme, Some(target))?;
-        let asked = asked_of(&request, target)?;
+        target_of(request, self.scheme, Some(target))?;
+        let asked = asked_of(request, target)?;
         let subject = || subject_of(target, &asked.method, asked.path.path());
         let under_way = granted(&self.hold, &asked, &self.client).map_err(|refusal| (refusal, subject()))?;
         let sender = self.sender.as_ref().map_err(|refusal| (refusal.clone(), subject()))?;
-        forward(request, &self.hold, self.scheme, &asked, under_way, sender, switch)
-            .await
-            .map_err(|(refusal, _)| (refusal, subject()))
+        Ok((asked, under_way, sender))
     }
 }
 

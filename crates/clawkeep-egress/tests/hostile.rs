@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawkeep_egress::{Action, Limits, Reason};
-use common::{read_answer, read_to_end, start};
+use common::{read_answer, read_to_end, start, status};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
@@ -24,10 +24,6 @@ async fn trap() -> (SocketAddr, Arc<AtomicUsize>) {
         }
     });
     (address, hits)
-}
-
-fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {answer:?}"))
 }
 
 fn answers_in(text: &str) -> usize {

@@ -14,7 +14,8 @@ const OF_ONE_HOP: &[&str] = &[
 ];
 
 /// Drop what belongs to one connection: the fields that `Connection` names, and the standard ones. The length of
-/// the body stays, whatever `Connection` says about it: framing is not the sender's to take away.
+/// the body stays, whatever `Connection` says about it: framing is not the sender's to take away. It goes where
+/// `Transfer-Encoding` overrides it (RFC 9112, 6.3), since then it may be any number.
 pub fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -22,10 +23,15 @@ pub fn strip(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| name != header::CONTENT_LENGTH && name != header::HOST)
+        .filter(|name: &HeaderName| {
+            ![header::CONTENT_LENGTH, header::HOST, header::TRANSFER_ENCODING].contains(name)
+        })
         .collect();
     for name in named {
         headers.remove(name);
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
     }
     for name in OF_ONE_HOP {
         headers.remove(*name);
@@ -56,5 +62,8 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "host", "x-request-id"]);
+        headers.insert("transfer-encoding", "chunked".parse().unwrap());
+        strip(&mut headers);
+        assert!(!headers.contains_key("content-length"));
     }
 }

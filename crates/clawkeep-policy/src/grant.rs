@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::address::{Class, Never, class, covered};
 use crate::denial::{Denial, Reason, RuleName};
 use crate::matcher::{Matcher, Rule};
-use crate::model::{Enforcement, Inspection};
+use crate::model::{Enforcement, Inspection, Selector};
 use crate::request_path::RequestPath;
 use crate::requests::{self, Asked};
 
@@ -142,51 +142,61 @@ impl Grant {
             return Err(Denial::new(Reason::Method, Some(&self.rule())));
         }
         let asked = Asked { method, query: path.query(), upgrade };
-        let may_hold_slashes = |rule: &Rule| !path.has_encoded_slash() || rule.endpoint.allow_encoded_slash;
-        let (mut allowed, mut denied, mut audited) = (None, None, true);
+        let (mut rule, mut broken, mut audited) = (None, None, true);
         for reading in path.readings() {
-            let mut candidates: Vec<(&Rule, &Inspection)> = self
+            let candidates: Vec<(&Rule, &Inspection)> = self
                 .inspections()
                 .filter(|(_, own)| own.selector.as_ref().is_none_or(|selector| selector.covers(reading)))
                 .collect();
             audited &= !candidates.is_empty()
                 && candidates.iter().all(|(_, own)| own.enforcement == Enforcement::Audit);
-            let denying = candidates.iter().find(|(_, own)| requests::denies(own, &asked, reading));
-            if let Some((rule, _)) = denying {
-                denied = Some(Denial::new(Reason::DenyRule, Some(&rule.name)));
-                continue;
-            }
-            // Of endpoints that choose by path, the most specific one's rules allow.
-            let specificity = |own: &Inspection| own.selector.as_ref().map_or(0, |own| own.specificity());
-            let most = candidates.iter().map(|(_, own)| specificity(own)).max().unwrap_or(0);
-            candidates.retain(|(_, own)| specificity(own) == most);
-            let nearest = candidates.first().map(|(rule, _)| rule.name.clone());
-            if !candidates.is_empty() && !candidates.iter().any(|(rule, _)| may_hold_slashes(rule)) {
+            match judge(candidates, &asked, reading, path.has_encoded_slash()) {
+                Ok(name) => rule = rule.or(Some(name)),
                 // Not a matter of rules but of what can be told apart: `audit` does not let it pass.
-                return Err(Denial { reason: Reason::EncodedSlash, rule: nearest });
-            }
-            let allowing = candidates
-                .iter()
-                .find(|(rule, own)| may_hold_slashes(rule) && requests::allows(own, &asked, reading));
-            match allowing {
-                Some((rule, _)) => allowed = allowed.or(Some(rule.name.clone())),
-                None => {
-                    let plain = Asked { upgrade: false, ..asked };
-                    let without =
-                        upgrade && candidates.iter().any(|(_, own)| requests::allows(own, &plain, reading));
-                    let reason = if without { Reason::Upgrade } else { Reason::Request };
-                    let rule = nearest.unwrap_or_else(|| self.rule());
-                    denied = denied.or(Some(Denial { reason, rule: Some(rule) }));
-                }
+                Err(denial) if denial.reason == Reason::EncodedSlash => return Err(denial),
+                Err(denial) => broken = broken.or(Some(denial)),
             }
         }
-        match denied {
-            None => Ok(Permit { rule: allowed.unwrap_or_else(|| self.rule()), audit: None }),
-            Some(denial) if audited => {
+        match broken {
+            None => Ok(Permit { rule: rule.unwrap_or_else(|| self.rule()), audit: None }),
+            Some(denial) => {
                 let rule = denial.rule.clone().unwrap_or_else(|| self.rule());
-                Ok(Permit { rule, audit: Some(denial) })
+                let denial = Denial { rule: Some(rule.clone()), ..denial };
+                if audited { Ok(Permit { rule, audit: Some(denial) }) } else { Err(denial) }
             }
-            Some(denial) => Err(denial),
         }
+    }
+}
+
+/// What the endpoints for one reading of a path say: the rule that allows it, or what stands against it.
+fn judge(
+    mut candidates: Vec<(&Rule, &Inspection)>,
+    asked: &Asked<'_>,
+    reading: &str,
+    encoded_slash: bool,
+) -> Result<RuleName, Denial> {
+    if let Some((rule, _)) = candidates.iter().find(|(_, own)| requests::denies(own, asked, reading)) {
+        return Err(Denial::new(Reason::DenyRule, Some(&rule.name)));
+    }
+    // Of endpoints that choose by path, the most specific one's rules allow.
+    let specificity = |own: &Inspection| own.selector.as_ref().map_or(0, Selector::specificity);
+    let most = candidates.iter().map(|(_, own)| specificity(own)).max();
+    candidates.retain(|(_, own)| Some(specificity(own)) == most);
+    let denied = |reason, candidates: &[(&Rule, &Inspection)]| {
+        Err(Denial::new(reason, candidates.first().map(|(rule, _)| &rule.name)))
+    };
+    let all = candidates.clone();
+    candidates.retain(|(rule, _)| !encoded_slash || rule.endpoint.allow_encoded_slash);
+    if candidates.is_empty() && !all.is_empty() {
+        return denied(Reason::EncodedSlash, &all);
+    }
+    let allowing =
+        |asked: &Asked<'_>| candidates.iter().find(|(_, own)| requests::allows(own, asked, reading));
+    match allowing(asked) {
+        Some((rule, _)) => Ok(rule.name.clone()),
+        None if asked.upgrade && allowing(&Asked { upgrade: false, ..*asked }).is_some() => {
+            denied(Reason::Upgrade, &all)
+        }
+        None => denied(Reason::Request, &all),
     }
 }

@@ -92,11 +92,12 @@ impl HostPattern {
         }
     }
 
-    /// Whether it covers a canonical host. A wildcard covers names, never addresses.
+    /// Whether it covers a canonical host. A wildcard ends in a label that no address ends in, so it never covers
+    /// one.
     pub(crate) fn covers(&self, host: &str) -> bool {
         match &self.0 {
             Kind::Exact(own) => own == host,
-            Kind::Wildcard(glob) => glob.matches(host) && !is_address_like(host),
+            Kind::Wildcard(glob) => glob.matches(host),
         }
     }
 

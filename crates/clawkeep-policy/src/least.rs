@@ -8,7 +8,6 @@ use crate::host::HostPattern;
 use crate::matcher::{Caller, Matcher};
 use crate::model::{
     Access, Allow, Endpoint, Enforcement, Inspection, Method, NetworkRule, Policy, Protocol, RequestRule,
-    Selector,
 };
 use crate::request_path::RequestPath;
 use crate::target::Target;
@@ -40,7 +39,7 @@ pub struct RefusedRequest<'a> {
 /// An addition to a policy.
 #[derive(Debug, Clone)]
 pub struct Addition {
-    /// The rule that is new, or has more in it.
+    /// The rule that is new. Without it the policy is what it was: [`Policy::remove_rule`].
     pub rule: String,
     /// The policy with the addition.
     pub policy: Policy,
@@ -73,21 +72,30 @@ const HTTP_PORTS: [u16; 2] = [80, 443];
 /// # Errors
 /// [`NotApprovable`] where an address, a deny rule or the form of the request is what stands against it.
 pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, NotApprovable> {
+    use Reason::{Binary, EncodedSlash, Host, Port, Request, Upgrade};
     let denial = match (outcome(policy, refused), refused.reason) {
+        (Err(denial), Host | Port | Binary | Request | EncodedSlash | Upgrade) => denial,
+        (Ok(()), Host | Port | Binary | Request | EncodedSlash | Upgrade) => {
+            return Err(NotApprovable::Allowed);
+        }
         // Addresses, deny rules, forms of requests: said by the proxy, which knows more than a policy does.
-        (now, Reason::Host | Reason::Port | Reason::Binary | Reason::Request) => now.err(),
-        (now, Reason::EncodedSlash | Reason::Upgrade) => now.err(),
         (now, reason) => {
             let same = now.err().filter(|denial| denial.reason == reason);
             return Err(NotApprovable::ByHand(same.unwrap_or(Denial::new(reason, None))));
         }
     };
-    let denial = denial.ok_or(NotApprovable::Allowed)?;
     let by_hand = |denial: &Denial| NotApprovable::ByHand(denial.clone());
     let endpoint = endpoint(refused).ok_or_else(|| by_hand(&denial))?;
-    let program = match refused.caller {
-        Caller::Unknown => "/**".to_owned(),
-        Caller::Executable(path) => Glob::escape(path),
+    let matcher = Matcher::new(policy);
+    // A rule that enforces would end the audit of all beside it, one that audits would let more pass than this.
+    if matcher.audits(refused.target) {
+        return Err(by_hand(&denial));
+    }
+    let program = match (refused.caller, denial.reason) {
+        // Where every rule so far is for anybody, one for a single program would shut out who cannot be told.
+        (_, Request | EncodedSlash | Upgrade) if !matcher.needs_caller(refused.target) => "/**".to_owned(),
+        (Caller::Unknown, _) => "/**".to_owned(),
+        (Caller::Executable(path), _) => Glob::escape(path),
     };
     let binaries = vec![Glob::parse(&program, b'/').map_err(|_| by_hand(&denial))?];
     let added = |endpoint: Endpoint| {
@@ -102,13 +110,19 @@ pub fn least_rule(policy: &Policy, refused: &Refused<'_>) -> Result<Addition, No
         Ok(Addition { rule, difference: Difference::between(&policy.to_yaml(), &text), policy: new })
     };
     let first = added(endpoint.clone());
-    let (Err(NotApprovable::ByHand(_)), Some(request)) = (&first, refused.request) else { return first };
-    // Where endpoints choose by path, one without a choice is never asked: let it choose this very path.
-    let mut chooses = endpoint;
-    if let Some(inspection) = &mut chooses.inspection {
-        inspection.selector = Selector::parse(&Glob::escape(request.path.path())).ok();
+    if refused.request.is_none() || !matches!(first, Err(NotApprovable::ByHand(_))) {
+        return first;
     }
-    added(chooses).or(first)
+    // Where endpoints choose by path, one without a choice is never asked. It stands beside the one that was, with
+    // the same choice: a narrower one of its own would take the path away from that.
+    let beside = matcher.selectors(refused.target).into_iter().map(|selector| {
+        let mut endpoint = endpoint.clone();
+        if let Some(inspection) = &mut endpoint.inspection {
+            inspection.selector = Some(selector);
+        }
+        added(endpoint)
+    });
+    beside.into_iter().find(Result::is_ok).unwrap_or(first)
 }
 
 fn outcome(policy: &Policy, refused: &Refused<'_>) -> Result<(), Denial> {
@@ -149,8 +163,7 @@ fn endpoint(refused: &Refused<'_>) -> Option<Endpoint> {
     })
 }
 
-/// The policy with the endpoint: in a rule that an earlier approval made, where it is the same but for its list
-/// of requests, else in a new one.
+/// The policy with the endpoint, in a rule of its own, so that one approval can be taken back without another.
 fn with_endpoint(
     policy: &Policy,
     target: &Target,
@@ -161,33 +174,13 @@ fn with_endpoint(
     let host: String = target.host().chars().map(word).take(80).collect();
     let base = format!("approved_{host}_{}", target.port());
     let mut policy = policy.clone();
-    for rule in
-        policy.network.iter_mut().filter(|rule| rule.key.starts_with(&base) && rule.binaries == binaries)
-    {
-        if let [own] = rule.endpoints.as_mut_slice()
-            && extend(own, &endpoint)
-        {
-            return (rule.key.clone(), policy);
-        }
+    let taken = |key: &str| policy.network.iter().any(|rule| rule.key == key);
+    let mut key = base.clone();
+    let mut count = 1;
+    while taken(&key) {
+        count += 1;
+        key = format!("{base}_{count}");
     }
-    let mut keys = std::iter::once(base.clone()).chain((2..).map(|count| format!("{base}_{count}")));
-    let key = keys.find(|key| policy.network.iter().all(|rule| rule.key != *key)).unwrap_or(base);
     policy.network.push(NetworkRule { key: key.clone(), name: None, endpoints: vec![endpoint], binaries });
     (key, policy)
-}
-
-/// Add the requests of one endpoint to another that differs in nothing else.
-fn extend(own: &mut Endpoint, other: &Endpoint) -> bool {
-    let mut merged = own.clone();
-    let (Some(mine), Some(theirs)) = (&mut merged.inspection, &other.inspection) else { return false };
-    let (Allow::Rules(rules), Allow::Rules(more)) = (&mut mine.allow, &theirs.allow) else { return false };
-    let before = std::mem::replace(rules, more.clone());
-    if merged != *other {
-        return false;
-    }
-    if let Some(Inspection { allow: Allow::Rules(rules), .. }) = &mut own.inspection {
-        *rules = before;
-        rules.extend(more.iter().cloned());
-    }
-    true
 }

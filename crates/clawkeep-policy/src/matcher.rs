@@ -4,7 +4,7 @@ use std::sync::Arc;
 use crate::denial::{Denial, Reason, RuleName};
 use crate::glob::Glob;
 use crate::grant::Grant;
-use crate::model::{Endpoint, Policy};
+use crate::model::{Endpoint, Enforcement, Inspection, Policy, Selector};
 use crate::target::Target;
 
 /// A policy, ready to decide. Cheap to clone.
@@ -55,9 +55,7 @@ impl Programs {
         match (self, caller) {
             (Self::Any, _) => true,
             (Self::Named(_), Caller::Unknown) => false,
-            (Self::Named(globs), Caller::Executable(path)) => {
-                path.starts_with('/') && globs.iter().any(|glob| glob.matches(path))
-            }
+            (Self::Named(globs), Caller::Executable(path)) => globs.iter().any(|glob| glob.matches(path)),
         }
     }
 }
@@ -123,6 +121,24 @@ impl Matcher {
         self.naming(target.host()).into_iter().any(|at| {
             self.names_port(at, target.port()) && matches!(self.rule(at).programs, Programs::Named(_))
         })
+    }
+
+    fn inspections(&self, target: &Target) -> impl Iterator<Item = &Inspection> {
+        let at_port = self.naming(target.host()).into_iter().filter(|at| self.names_port(*at, target.port()));
+        at_port.filter_map(|at| self.rule(at).endpoint.inspection.as_ref())
+    }
+
+    /// The paths by which rules for this target choose, the least specific first.
+    pub(crate) fn selectors(&self, target: &Target) -> Vec<Selector> {
+        let mut selectors: Vec<Selector> =
+            self.inspections(target).filter_map(|own| own.selector.clone()).collect();
+        selectors.sort_by_key(Selector::specificity);
+        selectors
+    }
+
+    /// Whether some rule for this target only writes down what breaks it.
+    pub(crate) fn audits(&self, target: &Target) -> bool {
+        self.inspections(target).any(|own| own.enforcement == Enforcement::Audit)
     }
 
     /// Whether some rule names this host: what a resolver inside a sandbox may answer at all.

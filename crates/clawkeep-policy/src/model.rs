@@ -61,8 +61,9 @@ pub(crate) struct Endpoint {
     pub(crate) host: HostPattern,
     pub(crate) ports: Vec<u16>,
     pub(crate) allowed_ips: Vec<Cidr>,
+    /// Without an effect, since what is not inspected is passed through anyway: kept so that it is written again.
     pub(crate) tls_skip: bool,
-    /// Said without an effect: kept so that writing the policy says it again.
+    /// Whether requests may hold `%2F` in their path.
     pub(crate) allow_encoded_slash: bool,
     /// `None`: the connection is passed through.
     pub(crate) inspection: Option<Inspection>,

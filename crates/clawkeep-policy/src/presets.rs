@@ -26,14 +26,15 @@ pub struct Tier {
     pub presets: &'static [&'static str],
 }
 
-macro_rules! texts {
+macro_rules! known {
     ($($name:literal),* $(,)?) => {
-        &[$(include_str!(concat!("../presets/", $name, ".yaml"))),*]
+        /// In the order in which they are listed.
+        const NAMES: &[&str] = &[$($name),*];
+        const TEXTS: &[&str] = &[$(include_str!(concat!("../presets/", $name, ".yaml"))),*];
     };
 }
 
-/// In the order in which they are listed.
-const TEXTS: &[&str] = texts![
+known![
     "npm",
     "pypi",
     "crates",
@@ -60,29 +61,7 @@ const TIERS: &[Tier] = &[
         description: "packages and models; no messengers",
         presets: &["npm", "pypi", "crates", "huggingface", "brew"],
     },
-    Tier {
-        name: "open",
-        description: "every preset: messengers, mail and search too",
-        presets: &[
-            "npm",
-            "pypi",
-            "crates",
-            "apt",
-            "brew",
-            "github",
-            "huggingface",
-            "local-inference",
-            "telegram",
-            "discord",
-            "slack",
-            "whatsapp",
-            "outlook",
-            "jira",
-            "brave",
-            "duckduckgo",
-            "weather",
-        ],
-    },
+    Tier { name: "open", description: "every preset: messengers, mail and search too", presets: NAMES },
 ];
 
 static PRESETS: LazyLock<Vec<Preset>> = LazyLock::new(|| {
@@ -145,6 +124,13 @@ impl Policy {
     pub fn remove(&mut self, other: &Self) -> bool {
         let before = self.network.len();
         self.network.retain(|own| !other.network.iter().any(|rule| rule.key == own.key));
+        self.network.len() != before
+    }
+
+    /// Take one network rule out. Whether it was there.
+    pub fn remove_rule(&mut self, name: &str) -> bool {
+        let before = self.network.len();
+        self.network.retain(|own| own.key != name);
         self.network.len() != before
     }
 

@@ -140,6 +140,9 @@ impl<'input> Reader<'input> {
             let Node { value: Value::Scalar { text: key, .. }, .. } = self.node(event, depth + 1)? else {
                 return Err(wrong(line, "a key is a plain word", "policy-yaml"));
             };
+            if key == "<<" {
+                return Err(wrong(line, "policies have no merge keys: write it out", "policy-yaml-alias"));
+            }
             if !seen.insert(key.clone()) {
                 let key = crate::printable(&key);
                 return Err(wrong(line, format!("`{key}` is said twice"), "policy-yaml-duplicate"));

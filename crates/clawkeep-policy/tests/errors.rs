@@ -44,6 +44,7 @@ fn endpoints_that_cannot_be_enforced() {
         "host: b\u{fc}cher.example\nport: 443",
         "host: 127.1\nport: 443",
         "host: 169.254.169.254\nport: 80",
+        "host: localhost\nport: 80",
         "host: \"::ffff:10.0.0.1\"\nport: 80",
         "host: localhost.example\nport: 80\nallowed_ips: [127.0.0.0/8]",
         "host: a.example\nport: 80\nallowed_ips: [0.0.0.0/0]",
@@ -92,6 +93,7 @@ fn files_that_cannot_be_enforced() {
         "version: 1\nversion: 1",
         "version: 1\nnetwork_policies:\n  a: {endpoints: [{host: a.example, port: 1}], binaries: [{path: /a}]}\n  a: {}",
         bomb,
+        "version: 1\nnetwork_policies: {<<: {a: b}}",
         "version: !!int 1",
         "version: 1\n---\nversion: 1",
         "version: 1\nnetwork_policies:\n\t- a",
@@ -152,11 +154,13 @@ network_policies:
           - allow: { method: GET, path: "/**" }
       - host: d.example
         port: 443
+        enforcement: enforce
         rules:
           - allow: { method: "*", path: "/**" }
       - { host: 10.1.2.3, port: 443 }
       - { host: 10.1.2.3, port: 80, allowed_ips: [10.0.0.0/8] }
       - { host: host.openshell.internal, port: 11434, allowed_ips: [172.16.0.0/12] }
+      - { host: inference.local, port: 443 }
     binaries:
       - { path: /usr/local/bin/node }
 "#;

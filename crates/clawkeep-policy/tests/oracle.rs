@@ -2,7 +2,9 @@
 //! words of the policy and not over anything that was compiled. Random policies and questions over a small
 //! alphabet, so that they meet.
 
-use clawkeep_policy::{Caller, Matcher, Policy, RequestPath, Target};
+use clawkeep_policy::{
+    Caller, Denial, Matcher, NotApprovable, Policy, Refused, RefusedRequest, RequestPath, Target, least_rule,
+};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -336,6 +338,56 @@ proptest! {
             prop_assert_eq!(decide(&matcher, &question), oracle(&entries, &question), "{:?}\n{}", question, text);
             let resolves = entries.iter().flat_map(|entry| &entry.endpoints).any(|own| glob(own.host, question.host, '.'));
             prop_assert_eq!(matcher.resolves(question.host), resolves);
+        }
+    }
+
+    /// Yes to one thing is yes to that thing: what it allows besides is the same question in other words, and
+    /// what was allowed before still is.
+    #[test]
+    fn an_approval_allows_one_thing_and_takes_nothing_away(
+        entries in prop::collection::vec(entry(), 0..5),
+        asked in question(),
+        others in prop::collection::vec(question(), 40),
+        connection_only in any::<bool>(),
+    ) {
+        let policy = Policy::read(&yaml(&entries)).unwrap().policy;
+        let target = Target::parse(asked.host.as_bytes(), Some(asked.port)).unwrap();
+        let caller = asked.program.map_or(Caller::Unknown, Caller::Executable);
+        let path = RequestPath::parse(asked.path).unwrap();
+        let request = RefusedRequest { method: asked.method, path: &path, upgrade: false };
+        let request = (!connection_only).then_some(request);
+        let outcome = |policy: &Policy| -> Result<(), Denial> {
+            let grant = Matcher::new(policy).connect(&target, caller)?;
+            request.map_or(Ok(()), |asked| grant.request(asked.method, asked.path, false).map(drop))
+        };
+        let Err(denial) = outcome(&policy) else { return Ok(()) };
+        let addition = match least_rule(&policy, &Refused { target: &target, caller, request, reason: denial.reason }) {
+            Ok(addition) => addition,
+            Err(NotApprovable::Allowed) => panic!("it was refused: {denial}"),
+            Err(_) => return Ok(()),
+        };
+        prop_assert_eq!(outcome(&addition.policy), Ok(()));
+        let mut taken_back = addition.policy.clone();
+        prop_assert!(taken_back.remove_rule(&addition.rule));
+        prop_assert_eq!(&taken_back, &policy);
+        let (before, after) = (Matcher::new(&policy), Matcher::new(&addition.policy));
+        for other in others {
+            let allows = |answer: &Answer| matches!(answer, Answer::Request { allowed: true, .. });
+            let (old, new) = (decide(&before, &other), decide(&after, &other));
+            prop_assert!(allows(&new) || !allows(&old), "{:?} was allowed\n{}", other, addition.difference);
+            if allows(&new) && !allows(&old) {
+                prop_assert_eq!((other.host, other.port), (asked.host, asked.port));
+                let anybody = addition.difference.to_string().contains("path: \"/**\"");
+                prop_assert!(other.program == asked.program || anybody, "{:?}\n{}", other, addition.difference);
+                let bare = |path: &str| RequestPath::parse(path).unwrap().path().to_owned();
+                let readings = |path: &str| readings(&bare(path));
+                if connection_only {
+                    prop_assert!(["GET", "HEAD", "OPTIONS"].contains(&other.method));
+                } else {
+                    prop_assert_eq!(other.method, asked.method);
+                    prop_assert!(readings(asked.path).contains(&bare(other.path)), "{:?}", other);
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use clawkeep_inference::BoxBody;
 use clawkeep_policy::Reason as Policy;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -200,7 +200,7 @@ async fn http2_is_decided_on_request_by_request() {
         sender.send_request(request("POST", &target, "/post", "body")),
     );
     let (one, two) = tokio::join!(both.0, both.1);
-    let read = async |answer: Response<hyper::body::Incoming>| {
+    let read = async |answer: Response<Incoming>| {
         let status = answer.status().as_u16();
         (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().into()).unwrap())
     };
@@ -328,29 +328,32 @@ async fn a_reader_that_stops_stops_the_origin() {
     }
 }
 
+/// An origin that sends back what a WebSocket says.
+async fn echo(mut request: Request<Incoming>) -> Response<BoxBody> {
+    let agreed = request.uri().path() != "/no" && request.headers()["upgrade"] == "websocket";
+    if !agreed {
+        return text("not here");
+    }
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    answer.headers_mut().insert("sec-websocket-accept", HeaderValue::from_static("x"));
+    answer
+}
+
 #[tokio::test]
 async fn web_sockets_pass_where_every_request_may() {
     let (listener, port) = World::origin().await;
     let mut world =
         World::new(matcher(&[format!("{{host: a.example, port: {port}, protocol: rest, access: full}}")]))
             .await;
-    world.http(listener, Some(("a.example", false)), |mut request| async move {
-        let agreed = request.uri().path() != "/no" && request.headers()["upgrade"] == "websocket";
-        if !agreed {
-            return text("not here");
-        }
-        tokio::spawn(async move {
-            let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
-            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
-            tokio::io::copy(&mut read, &mut write).await.unwrap();
-        });
-        let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-        *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-        answer.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
-        answer.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
-        answer.headers_mut().insert("sec-websocket-accept", HeaderValue::from_static("x"));
-        answer
-    });
+    world.http(listener, Some(("a.example", false)), echo);
     let target = format!("a.example:{port}");
     let upgrade = |path: &str| {
         format!(
@@ -383,6 +386,31 @@ async fn web_sockets_pass_where_every_request_may() {
 }
 
 #[tokio::test]
+async fn web_sockets_pass_in_plain_text_as_well() {
+    let (listener, port) = World::origin().await;
+    let mut world = World::new(matcher(&[format!("{{host: a.example, port: {port}}}")])).await;
+    world.http(listener, None, echo);
+    let target = format!("a.example:{port}");
+    let mut asked_proxy = world.connect().await;
+    let mut in_tunnel = world.tunnel(&target).await;
+    for (stream, prefix) in [(&mut asked_proxy, format!("http://{target}")), (&mut in_tunnel, String::new())]
+    {
+        let upgrade = format!(
+            "GET {prefix}/chat HTTP/1.1\r\nHost: {target}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        assert!(read_head(stream).await.starts_with("HTTP/1.1 101 "));
+        stream.write_all(b"hello").await.unwrap();
+        assert_eq!(read_exactly(stream, 5).await, "hello");
+    }
+    // A new policy ends these as well.
+    world.policy.replace(clawkeep_policy::Matcher::nothing());
+    for stream in [&mut asked_proxy, &mut in_tunnel] {
+        assert_eq!(read_to_end(stream).await, "");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_waits_for_permission_gets_it() {
     let (world, target) = inspected(RULES, false).await;
     let mut stream = world.inspected(&target, &[]).await;
@@ -395,6 +423,25 @@ async fn a_body_that_waits_for_permission_gets_it() {
     let mut body = [0; 18];
     stream.read_exact(&mut body).await.unwrap();
     assert_eq!(&body, b"POST /post Some(4)");
+}
+
+#[tokio::test]
+async fn a_refusal_is_read_by_who_is_still_sending() {
+    let (world, target) = inspected(RULES, false).await;
+    let mut stream = world.inspected(&target, &[]).await;
+    let head = format!("POST /secret HTTP/1.1\r\nHost: {target}\r\nContent-Length: 100000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..100 {
+        stream.write_all(&[b'x'; 1000]).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&read_to_end(&mut stream).await), 403);
+    // Who waits for permission gets none, and the answer at once.
+    let mut stream = world.inspected(&target, &[]).await;
+    let head = head.replace("Content-Length", "Expect: 100-continue\r\nContent-Length");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_to_end(&mut stream).await), 403);
 }
 
 #[tokio::test]

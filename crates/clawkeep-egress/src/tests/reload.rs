@@ -60,10 +60,57 @@ async fn answers_under_way_end_when_their_request_would_be_refused() {
         read_head(stream).await;
         assert_eq!(read_exactly(stream, 10).await, "5\r\nfirst\r\n");
     }
+    // What the new policy allows as well goes on.
+    world.policy.replace(matcher(&[endpoint(port, PUBLIC), endpoint(1, OTHER)]));
+    let again = get.replace(&format!("http://{host}"), "");
+    let mut other = world.tunnel(&host).await;
+    other.write_all(again.as_bytes()).await.unwrap();
+    read_head(&mut other).await;
     world.policy.replace(matcher(&[endpoint(port, OTHER)]));
     for stream in [&mut plain, &mut tunnel] {
         assert_eq!(read_to_end(stream).await, "", "cut off without a last chunk");
         let event = world.event(Action::Deny).await;
         assert_eq!(event.reason, Reason::Policy(clawkeep_policy::Reason::Request));
+    }
+}
+
+#[tokio::test]
+async fn one_refused_stream_of_http2_ends_its_connection() {
+    let (listener, port) = World::origin().await;
+    let rules = ", protocol: rest, rules: [{allow: {method: GET, path: /public}}]";
+    let mut world = World::new(matcher(&[endpoint(port, rules)])).await;
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    world.http(listener, Some(("a.example", true)), move |_| {
+        let held = Told(ended.clone());
+        let endless = futures_util::stream::poll_fn(move |_| {
+            let _ = &held;
+            std::task::Poll::Pending
+        });
+        async { http::Response::new(StreamBody::new(endless).boxed_unsync()) }
+    });
+    let target = format!("a.example:{port}");
+    let tls = world.inspected(&target, &[b"h2"]).await;
+    let io = hyper_util::rt::TokioIo::new(tls);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let body = http_body_util::Empty::<Bytes>::new();
+    let request = http::Request::get(format!("https://{target}/public")).body(body).unwrap();
+    let mut answer = sender.send_request(request).await.unwrap().into_body();
+    world.policy.replace(matcher(&[endpoint(port, &rules.replace("public", "other"))]));
+    let frame = tokio::time::timeout(super::world::DEADLINE, answer.frame()).await.expect("an end in time");
+    assert!(frame.is_none_or(|frame| frame.is_err()));
+    drop((sender, answer));
+    let _ = tokio::time::timeout(super::world::DEADLINE, connection).await.expect("the connection has ended");
+    // And the stream from the origin with it.
+    tokio::time::timeout(super::world::DEADLINE, end.recv()).await.expect("the origin is told").unwrap();
+}
+
+/// Tells when it goes.
+struct Told(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
     }
 }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use clawkeep_inference::{BoxBody, LiveService, Service};
@@ -14,17 +13,15 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub(super) use super::wire::{DEADLINE, read_exactly, read_head, read_to_end, status};
 use crate::outside::Outside;
 use crate::{Action, Authority, Callers, Event, Limits, LivePolicy, NoCallers, Proxy, Resolver, Resolving};
-
-/// Longer than anything here takes unless it hangs.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The address that names have, unless a test says otherwise. The loopback stands in for it.
 pub(super) const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 41, 0, 1));
@@ -222,6 +219,11 @@ impl World {
         greet(self.tunnel(target).await, name, self.origins.cert_pem(), &[]).await
     }
 
+    /// The sandbox's CA.
+    pub(super) fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
     /// The next event of this kind.
     pub(super) async fn event(&mut self, action: Action) -> Event {
         loop {
@@ -272,30 +274,4 @@ async fn greet(stream: TcpStream, name: &str, ca_pem: &str, protocols: &[&[u8]])
 
 pub(super) fn text(text: impl Into<Bytes>) -> Response<BoxBody> {
     Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync())
-}
-
-pub(super) async fn read_to_end<T: AsyncRead + Unpin>(stream: &mut T) -> String {
-    let mut bytes = Vec::new();
-    // A peer that closes without TLS's goodbye, or resets, has ended too; what came before counts.
-    let _ = timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("the end in time");
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Read up to the end of a head, and no further.
-pub(super) async fn read_head<T: AsyncRead + Unpin>(stream: &mut T) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(DEADLINE, stream.read_u8()).await.expect("an answer in time").unwrap());
-    }
-    String::from_utf8(head).unwrap()
-}
-
-pub(super) async fn read_exactly<T: AsyncRead + Unpin>(stream: &mut T, bytes: usize) -> String {
-    let mut read = vec![0; bytes];
-    timeout(DEADLINE, stream.read_exact(&mut read)).await.expect("the bytes in time").unwrap();
-    String::from_utf8_lossy(&read).into_owned()
-}
-
-pub(super) fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {answer:?}"))
 }

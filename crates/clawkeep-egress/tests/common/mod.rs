@@ -1,22 +1,22 @@
 //! A proxy on loopback, and clients that say exactly what a test wants said.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
+
+mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clawkeep_egress::{Authority, Event, Limits, LivePolicy, NoCallers, Proxy};
 use clawkeep_inference::{LiveService, Service};
 use clawkeep_policy::Matcher;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Longer than anything here takes unless it hangs.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub use wire::{DEADLINE, read_answer, read_head, read_to_end, status};
 
 pub struct Running {
     pub address: SocketAddr,
@@ -93,33 +93,4 @@ impl Running {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         connector.connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
     }
-}
-
-pub async fn read_to_end<T: AsyncRead + Unpin>(stream: &mut T) -> String {
-    let mut bytes = Vec::new();
-    // A peer that closes without TLS's goodbye, or resets, has ended too; what came before counts.
-    let _ = timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("the proxy closes in time");
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Read up to the end of a head, and no further.
-pub async fn read_head<T: AsyncRead + Unpin>(stream: &mut T) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let byte = timeout(DEADLINE, stream.read_u8()).await.expect("an answer in time").unwrap();
-        head.push(byte);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// Read one whole answer that has a content-length, leaving the connection open.
-pub async fn read_answer<T: AsyncRead + Unpin>(stream: &mut T) -> (String, String) {
-    let head = read_head(stream).await;
-    let length = head
-        .lines()
-        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned))
-        .expect("a content-length");
-    let mut body = vec![0; length.parse().unwrap()];
-    timeout(DEADLINE, stream.read_exact(&mut body)).await.unwrap().unwrap();
-    (head, String::from_utf8(body).unwrap())
 }

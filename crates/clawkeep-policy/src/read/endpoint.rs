@@ -41,6 +41,12 @@ const ENDPOINT: Known = Known {
     ],
 };
 
+/// Answered by the proxy itself.
+const MODEL_ROUTE: &str = "inference.local";
+
+/// More is no list but a range.
+const MAX_PORTS: usize = 256;
+
 /// OpenShell never opens these (Kubernetes' and etcd's control planes); neither do we.
 const CONTROL_PLANE: [u16; 5] = [2379, 2380, 6443, 10250, 10255];
 
@@ -81,6 +87,10 @@ fn ports(fields: &Fields<'_>, host: &HostPattern) -> Result<Vec<u16>, PolicyErro
     };
     let mut ports = Vec::new();
     for at in listed {
+        if ports.len() == MAX_PORTS {
+            let message = format!("an endpoint has {MAX_PORTS} ports at most");
+            return Err(at.error("policy-port", message, "make several endpoints of it"));
+        }
         let port = at.port()?;
         if CONTROL_PLANE.contains(&port) && !host.is_this_host() {
             let message = format!("port {port} belongs to a control plane: no policy opens it");
@@ -127,7 +137,19 @@ fn check_address(
         }
         return Ok(());
     }
-    let Some(ip) = host.exact().and_then(crate::target::host_address) else { return Ok(()) };
+    let Some(name) = host.exact() else { return Ok(()) };
+    if name == MODEL_ROUTE {
+        notes.say(at, "model-route", "the model route answers this name before any policy is asked");
+    }
+    if name == "localhost" || name.ends_with(".localhost") {
+        let message = "this name is the sandbox's own loopback, which no proxy is asked for".to_owned();
+        return Err(at.error(
+            "policy-address",
+            message,
+            "for this host's, write `host: host.openshell.internal`",
+        ));
+    }
+    let Some(ip) = crate::target::host_address(name) else { return Ok(()) };
     match class(ip) {
         Class::Public => {}
         Class::Internal if crate::address::covered(ip, allowed_ips) => {}
@@ -208,6 +230,10 @@ fn inspection(fields: &Fields<'_>, notes: &mut Notes) -> Result<Option<Inspectio
             if let Some(at) = fields.get("path") {
                 let message = "`path` chooses between endpoints with `protocol: rest`".to_owned();
                 return Err(at.error("policy-rules", message, "add `protocol: rest`, or take `path` out"));
+            }
+            if let Some(at) = fields.get("enforcement") {
+                at.word(&[("enforce", ()), ("audit", ())])?;
+                notes.say(&at, "enforcement-unused", "there are no rules to enforce: all is passed through");
             }
             Ok(None)
         }
