@@ -27,6 +27,7 @@ use crate::refused::Refused;
 use crate::say::say;
 use crate::server::Daemon;
 use crate::serving;
+use crate::vault::{SandboxSecrets, Vault};
 use crate::witness::Witness;
 
 /// A sandbox that is supervised.
@@ -72,6 +73,7 @@ impl Running {
             client: tell_client,
             proxy: Mutex::new(None),
             policy: policy.clone(),
+            vault: Arc::clone(&daemon.vault),
             audit: daemon.home.sandbox(&record.name).root().to_owned(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
             denied_calls: Mutex::new(Budget::new(30, Duration::from_secs(60))),
@@ -171,6 +173,7 @@ struct Around {
     client: watch::Sender<Option<InitClient>>,
     proxy: Mutex<Option<JoinHandle<()>>>,
     policy: Enforced,
+    vault: Arc<Vault>,
     /// The sandbox's directory, where its audit log is.
     audit: PathBuf,
     restored: Mutex<Budget>,
@@ -186,7 +189,8 @@ impl Around {
         let (events, told) = mpsc::channel(256);
         let (inference, name) = (self.inference.clone(), &self.record.name);
         let policy = self.policy.live.clone();
-        let serving = serving::serve(name, &self.authority, inference, policy, inside, events)?;
+        let secrets = Arc::new(SandboxSecrets { vault: Arc::clone(&self.vault), name: name.clone() });
+        let serving = serving::serve(name, &self.authority, inference, policy, inside, secrets, events)?;
         let witness = Witness {
             name: name.clone(),
             journal: Arc::clone(&self.journal),

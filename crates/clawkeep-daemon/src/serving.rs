@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use clawkeep_egress::{Authority, DnsStub, Event, HostResolver, LivePolicy, Proxy, SockDiag};
+use clawkeep_egress::{Authority, DnsStub, Event, HostResolver, LivePolicy, Proxy, Secrets, SockDiag};
 use clawkeep_inference::LiveService;
 use clawkeep_plan::SandboxName;
 use clawkeep_supervisor::Inside;
@@ -23,6 +23,7 @@ pub fn serve(
     inference: LiveService,
     policy: LivePolicy,
     inside: Inside,
+    secrets: Arc<dyn Secrets>,
     events: mpsc::Sender<Event>,
 ) -> Result<JoinHandle<()>, String> {
     let Inside { mut listeners, mut datagrams, diagnostics, proc } = inside;
@@ -32,7 +33,8 @@ pub fn serve(
     let names = DnsStub::new(policy.clone(), Arc::new(HostResolver), events.clone());
     let proxy = Proxy::new(authority, inference, policy, Arc::new(callers), events)
         .map_err(|error| error.to_string())?
-        .with_name(name.as_str());
+        .with_name(name.as_str())
+        .with_secrets(secrets);
     Ok(tokio::spawn(async move {
         tokio::join!(proxy.serve(proxied, std::future::pending()), names.serve(asked.0, asked.1));
     }))

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawkeep_credentials::{CredentialName, Filled, Placeholder, Redactor, Refusal, Secret, Toward};
+use clawkeep_egress::{Filling, Secrets};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Credentials, SecretError, Source};
 use tokio::io::AsyncReadExt as _;
@@ -67,6 +68,20 @@ pub struct Vault {
     given: Mutex<BTreeMap<CredentialName, Given>>,
     /// Each is held while its command runs, so that many requests make one run of it.
     running: Mutex<BTreeMap<CredentialName, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The vault, as one sandbox has it.
+pub struct SandboxSecrets {
+    pub vault: Arc<Vault>,
+    pub name: SandboxName,
+}
+
+impl Secrets for SandboxSecrets {
+    fn fill<'a>(&'a self, placeholder: &'a Placeholder, toward: Toward<'a>) -> Filling<'a> {
+        Box::pin(async move {
+            self.vault.fill(&self.name, placeholder, toward).await.map_err(|why| why.to_string())
+        })
+    }
 }
 
 impl Vault {

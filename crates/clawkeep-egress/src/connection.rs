@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use clawkeep_credentials::Toward;
 use clawkeep_inference::{BoxBody, HOST};
 use clawkeep_policy::Target;
-use http::{Response, Version};
+use http::{Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::addressed::Scheme;
 use crate::event::{Action, Event, Reason, printable};
 use crate::front::{First, Front};
 use crate::gate::Ends;
@@ -18,7 +20,7 @@ use crate::idle::Idle;
 use crate::meter::Meter;
 use crate::proxy::Shared;
 use crate::refusal::{self, Refusal, Subject};
-use crate::{plain, tunnel};
+use crate::{plain, secrets, tunnel};
 
 /// What every stage of a connection knows: whose it is, and where decisions are told.
 pub(crate) struct Client {
@@ -72,6 +74,18 @@ impl Client {
             event.caller = caller.map(|caller| printable(caller.as_bytes()));
         }
         self.shared.tell(event);
+    }
+
+    /// Put secrets in for the placeholders of a request that the policy allows.
+    pub(crate) async fn fill<B>(
+        &self,
+        request: &mut Request<B>,
+        target: &Target,
+        scheme: Scheme,
+    ) -> Result<(), Refusal> {
+        let inspected = scheme == Scheme::Https;
+        let toward = Toward { host: target.host(), port: target.port(), inspected };
+        secrets::put_in(request, &*self.shared.secrets, toward).await
     }
 
     /// Record a refusal.

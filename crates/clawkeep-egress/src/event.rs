@@ -48,6 +48,8 @@ pub enum Reason {
     BadAnswer,
     /// The policy has changed.
     Revoked,
+    /// A placeholder for a secret that is not replaced.
+    Secret,
     /// A name that was looked up under a wildcard is too long.
     LongName,
     /// Too many different names were looked up under wildcards.

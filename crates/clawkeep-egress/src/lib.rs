@@ -36,6 +36,7 @@ mod proxy;
 mod refusal;
 mod relay;
 mod resolver;
+mod secrets;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -50,3 +51,4 @@ pub use event::{Action, End, Event, MAX_TEXT, Reason};
 pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};
 pub use resolver::{HostResolver, Resolver, Resolving};
+pub use secrets::{Filling, NoSecrets, Secrets};

@@ -126,12 +126,13 @@ impl Requests {
 
     async fn carry(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         line: Arc<Line>,
         fresh: bool,
         asked: &Asked,
         under_way: UnderWay,
     ) -> Result<Response<BoxBody>, Refusal> {
+        self.client.fill(&mut request, &line.hold.target, Scheme::Http).await?;
         let switch = Some(&self.switch);
         match forward(request, &line.hold, Scheme::Http, asked, under_way, &line.sender, switch).await {
             // The origin had closed the connection meanwhile, and nothing was sent: once more on a new one.

@@ -16,6 +16,7 @@ use crate::live::LivePolicy;
 use crate::outside::Outside;
 use crate::refusal::{self, Refusal, Subject};
 use crate::resolver::{HostResolver, Resolver};
+use crate::secrets::{NoSecrets, Secrets};
 
 /// What one sandbox may use of its proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) policy: LivePolicy,
     pub(crate) callers: Arc<dyn Callers>,
     pub(crate) outside: Arc<Outside>,
+    pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) limits: Limits,
     /// The sandbox's, for the command that a refusal names.
     pub(crate) name: Arc<str>,
@@ -88,6 +90,7 @@ impl Proxy {
             policy,
             callers,
             outside: Arc::new(Outside::new(Arc::new(HostResolver))),
+            secrets: Arc::new(NoSecrets),
             limits: Limits::default(),
             name: "NAME".into(),
             events,
@@ -111,6 +114,12 @@ impl Proxy {
     #[must_use]
     pub fn with_resolver(self, resolver: Arc<dyn Resolver>) -> Self {
         self.with(|shared| shared.outside = Arc::new(Outside::new(resolver)))
+    }
+
+    /// The same with these secrets for the placeholders that the agent has.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<dyn Secrets>) -> Self {
+        self.with(|shared| shared.secrets = secrets)
     }
 
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {

@@ -36,6 +36,8 @@ pub(crate) enum Refusal {
     BadAnswer,
     /// The new policy wants the connection inspected, or no longer.
     Revoked,
+    /// A placeholder for a secret that is not replaced, in words.
+    Secret(String),
 }
 
 impl Refusal {
@@ -54,6 +56,7 @@ impl Refusal {
             Self::Untrusted(_) => Reason::Untrusted,
             Self::BadAnswer => Reason::BadAnswer,
             Self::Revoked => Reason::Revoked,
+            Self::Secret(_) => Reason::Secret,
         }
     }
 
@@ -72,7 +75,9 @@ impl Refusal {
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Connections => StatusCode::SERVICE_UNAVAILABLE,
             Self::OtherHost(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::ModelPort | Self::Policy(_) | Self::OwnAddress | Self::Revoked => StatusCode::FORBIDDEN,
+            Self::ModelPort | Self::Policy(_) | Self::OwnAddress | Self::Revoked | Self::Secret(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unreachable(io::ErrorKind::TimedOut) => StatusCode::GATEWAY_TIMEOUT,
             Self::Unresolved | Self::Unreachable(_) | Self::Untrusted(_) | Self::BadAnswer => {
                 StatusCode::BAD_GATEWAY
@@ -92,6 +97,7 @@ impl Refusal {
             Self::Unreachable(_) => "upstream_connect",
             Self::Untrusted(_) => "upstream_tls",
             Self::BadAnswer => "upstream_protocol",
+            Self::Secret(_) => "secret_denied",
         }
     }
 
@@ -116,6 +122,7 @@ impl Refusal {
             Self::Untrusted(why) => format!("{host}:{port} has no TLS that this host trusts: {why}"),
             Self::BadAnswer => format!("{host}:{port} gave no answer that can be carried"),
             Self::Revoked => format!("the policy has changed for {host}:{port}"),
+            Self::Secret(why) => why.clone(),
         }
     }
 
@@ -133,6 +140,9 @@ impl Refusal {
             }
             Self::Policy(_) | Self::Revoked => {
                 format!("The operator can look at it, on the host: clawkeep {sandbox} policy requests")
+            }
+            Self::Secret(_) => {
+                "The operator can look at it, on the host: clawkeep credentials list".to_owned()
             }
             Self::OwnAddress => {
                 "The operator can allow that by the name host.openshell.internal, in the policy.".to_owned()

@@ -219,9 +219,16 @@ impl Line {
         (Arc::new(Self { scheme, sender, hold: hold.clone(), client: client.clone() }), driver)
     }
 
-    async fn answer(&self, request: Request<Incoming>, switch: Option<&Switch>) -> Response<BoxBody> {
+    async fn answer(&self, mut request: Request<Incoming>, switch: Option<&Switch>) -> Response<BoxBody> {
         let (version, target) = (request.version(), &self.hold.target);
-        let answered = match self.decide(&request) {
+        let decided = match self.decide(&request) {
+            Ok(decided) => match self.client.fill(&mut request, target, self.scheme).await {
+                Ok(()) => Ok(decided),
+                Err(refusal) => Err((refusal, subject_of(target, &decided.0.method, decided.0.path.path()))),
+            },
+            refused => refused,
+        };
+        let answered = match decided {
             Ok((asked, under_way, sender)) => {
                 let subject = subject_of(target, &asked.method, asked.path.path());
                 forward(request, &self.hold, self.scheme, &asked, under_way, sender, switch)
