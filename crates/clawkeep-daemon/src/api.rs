@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
-use clawkeep_plan::{Digest, EnforcedLevel, SandboxName};
+use clawkeep_plan::{Digest, EnforcedLevel, SandboxName, Tier};
 use clawkeep_store::{Page, Span};
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +147,9 @@ pub struct Create {
     pub route: Option<RouteChoice>,
     /// Refuse netlink sockets inside (the strict profile): only guarded agents bear it.
     pub strict: bool,
+    /// What its walls are made of.
+    #[serde(default)]
+    pub tier: Tier,
     /// Readiness that lasts this long, in seconds, proves a launch; `None`: 25.
     #[serde(default)]
     pub settle_secs: Option<u64>,
@@ -358,6 +361,9 @@ pub struct SandboxStatus {
     pub onboarded: bool,
     /// Its agent.
     pub agent: AgentStatus,
+    /// What its walls are made of.
+    #[serde(default)]
+    pub tier: Tier,
     /// Where its programs and libraries are from.
     #[serde(default)]
     pub system: String,

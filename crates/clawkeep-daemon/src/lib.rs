@@ -13,6 +13,8 @@ mod create;
 mod denied;
 mod forward;
 mod launch;
+mod layout;
+mod lower_tier;
 mod main_loop;
 mod manager;
 mod mend;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clawkeep_egress::{Authority, Proxy, Verdict};
 use clawkeep_inference::LiveService;
+use clawkeep_plan::Tier;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{Blueprint, Hooks, InitClient, Snapshot, Wish, initial_snapshot, supervise};
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::agents::Agents;
 use crate::api::Failure;
 use crate::ca::{self, Ca};
-use crate::config::{Config, PROXY_PORT, blueprint};
+use crate::config::{Config, blueprint};
 use crate::denied::Denied;
 use crate::forward;
 use crate::mend::Mender;
@@ -62,6 +63,9 @@ impl Running {
             authority,
             inference: inference.clone(),
             client: tell_client,
+            proxy_port: config.proxy_port(),
+            // The host's loopback is everybody's.
+            only_for: (config.isolation.tier == Tier::Landlock).then(|| blueprint.spec.agent().0),
             proxy: Mutex::new(None),
             denied: Arc::default(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
@@ -147,6 +151,9 @@ struct Around {
     authority: Authority,
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
+    proxy_port: u16,
+    /// Whom alone the proxy serves, by uid.
+    only_for: Option<u32>,
     proxy: Mutex<Option<JoinHandle<()>>>,
     denied: Arc<Denied>,
     restored: Mutex<Budget>,
@@ -189,6 +196,10 @@ impl Around {
         let (verdicts, mut told) = mpsc::channel::<Verdict>(64);
         let proxy =
             Proxy::new(&self.authority, self.inference.clone(), verdicts).map_err(|e| e.to_string())?;
+        let proxy = match self.only_for {
+            Some(uid) => proxy.only_for(uid),
+            None => proxy,
+        };
         let listener = tokio::net::TcpListener::from_std(std::net::TcpListener::from(listener))
             .map_err(|e| e.to_string())?;
         let (journal, name) = (Arc::clone(&self.journal), self.record.name.clone());
@@ -218,7 +229,7 @@ impl Hooks for Around {
     fn up(&self, client: InitClient, listeners: Vec<(u16, OwnedFd)>) -> Vec<u16> {
         let mut served = Vec::new();
         for (port, listener) in listeners {
-            if port == PROXY_PORT {
+            if port == self.proxy_port {
                 match self.serve(listener) {
                     Ok(task) => {
                         served.push(port);

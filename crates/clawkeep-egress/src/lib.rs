@@ -16,6 +16,7 @@ mod front;
 pub mod fuzzing;
 mod head;
 mod idle;
+mod peer;
 mod proxy;
 mod refusal;
 mod target;

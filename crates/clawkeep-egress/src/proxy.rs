@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::connection::{close_gently, serve};
+use crate::peer::owner;
 use crate::refusal;
 use crate::verdict::{Reason, Verdict};
 
@@ -42,10 +43,18 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsAcceptor,
     pub(crate) inference: LiveService,
     pub(crate) limits: Limits,
+    /// Whom alone it serves, by uid.
+    only_for: Option<u32>,
     events: mpsc::Sender<Verdict>,
 }
 
 impl Shared {
+    fn twin(&self) -> Self {
+        let Self { tls, inference, limits, only_for, events } = self;
+        let (tls, inference, events) = (tls.clone(), inference.clone(), events.clone());
+        Self { tls, inference, limits: *limits, only_for: *only_for, events }
+    }
+
     /// Never waits: a sandbox that floods its proxy loses records, it does not stop it.
     pub(crate) fn tell(&self, verdict: Verdict) {
         let _ = self.events.try_send(verdict);
@@ -64,16 +73,21 @@ impl Proxy {
         events: mpsc::Sender<Verdict>,
     ) -> Result<Self, AuthorityError> {
         let tls = TlsAcceptor::from(Arc::new(authority.server_config()?));
-        Ok(Self { shared: Arc::new(Shared { tls, inference, limits: Limits::default(), events }) })
+        Ok(Self {
+            shared: Arc::new(Shared { tls, inference, limits: Limits::default(), only_for: None, events }),
+        })
     }
 
     /// The same with other limits.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
-        let Shared { tls, inference, events, .. } = &*self.shared;
-        let shared =
-            Shared { tls: tls.clone(), inference: inference.clone(), limits, events: events.clone() };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared { limits, ..self.shared.twin() }) }
+    }
+
+    /// The same for a listener that a whole host can reach: connections of anybody but this user are closed unheard.
+    #[must_use]
+    pub fn only_for(self, uid: u32) -> Self {
+        Self { shared: Arc::new(Shared { only_for: Some(uid), ..self.shared.twin() }) }
     }
 
     /// Serve a listener until `shutdown` is ready; then every connection is closed at once. The listener may be
@@ -98,7 +112,9 @@ impl Proxy {
             if let Ok(place) = places.clone().try_acquire_owned() {
                 let shared = self.shared.clone();
                 tasks.spawn(async move {
-                    serve(stream, shared).await;
+                    if is_welcome(&stream, shared.only_for).await {
+                        serve(stream, shared).await;
+                    }
                     drop(place);
                 });
             } else if let Ok(place) = refusals.clone().try_acquire_owned() {
@@ -111,6 +127,14 @@ impl Proxy {
         }
         tasks.shutdown().await;
     }
+}
+
+/// Whether a connection is of whom alone is served; what cannot be told is not.
+async fn is_welcome(stream: &TcpStream, only_for: Option<u32>) -> bool {
+    let Some(uid) = only_for else { return true };
+    let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+    let owner = tokio::task::spawn_blocking(move || owner(peer, here)).await;
+    owner.is_ok_and(|owner| owner == Some(uid))
 }
 
 async fn refuse_for_want_of_places(stream: TcpStream, shared: &Shared) {

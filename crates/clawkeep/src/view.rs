@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clawkeep_daemon::api::{DeniedStatus, LimitsStatus, RouteStatus, SandboxStatus, Status};
 use clawkeep_isolation::Hierarchy;
+use clawkeep_plan::Tier;
 
 use crate::output::clean;
 
@@ -47,6 +48,14 @@ pub fn model(route: &RouteStatus) -> String {
     provider_and_model(route) + &at
 }
 
+/// Said wherever a sandbox is: that it is of the lower tier.
+fn lower(status: &SandboxStatus) -> &'static str {
+    match status.tier {
+        Tier::Namespaces => "",
+        Tier::Landlock => " (landlock tier)",
+    }
+}
+
 /// The table of `list`.
 pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
     if sandboxes.is_empty() {
@@ -58,7 +67,7 @@ pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
         let half = if status.onboarded { "" } else { " (onboarding unfinished)" };
         rows.push([
             format!("{}{mark}", status.name),
-            format!("{}{half}", status.phase),
+            format!("{}{half}{}", status.phase, lower(status)),
             agent(status),
             guards(status),
             provider_and_model(&status.route),
@@ -174,6 +183,12 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     let on = if runtime.is_empty() { String::new() } else { format!(" on {runtime}") };
     text += &line("agent", &format!("{}{on}", agent(status)));
     text += &line("system", &status.system);
+    if status.tier == Tier::Landlock {
+        text += &line(
+            "isolation",
+            "landlock tier, as it was asked for: Landlock and seccomp alone, NO namespaces",
+        );
+    }
     for mount in &status.mounts {
         text += &line("mount", mount);
     }
@@ -268,6 +283,7 @@ pub mod tests {
             },
             safe_mode: false,
             rung: "respawn".into(),
+            tier: Tier::Namespaces,
             level: Some(walls::tests::level()),
             limits: Some(LimitsStatus {
                 enforced: Enforced {
