@@ -98,7 +98,10 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
     let amounts = spec.limits.amounts(here.memory_bytes());
     let group = Cgroup::create(&here, (&spec.name, &id), &spec.limits, &amounts)
         .map_err(|Refused(why)| CreateError::Limit(why))?;
-    let mark = (spec.tier == Tier::Landlock).then(Mark::new).transpose().map_err(host("make a mark"))?;
+    let mark = (spec.tier == Tier::Landlock)
+        .then(|| Mark::new(spec.ids))
+        .transpose()
+        .map_err(host("make a mark"))?;
     mark.map_or(Ok(()), |mark| mark.note(run)).map_err(host("note the mark"))?;
     let setup = Setup { spec: spec.clone(), amounts, mark };
     let doors = group.doors().map_err(host("open the control group"));

@@ -48,7 +48,12 @@ impl Files {
             return Ok(None);
         }
         let writable = spec.mounts.iter().filter(|mount| mount.access == MountAccess::ReadWrite);
-        writable.map(|mount| hold(CWD, &mount.source, true)).collect::<Result<_, _>>().map(Self).map(Some).map_err(Into::into)
+        writable
+            .map(|mount| hold(CWD, &mount.source, true))
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map(Some)
+            .map_err(Into::into)
     }
 
     /// Whether this call is about files' modes and times.
@@ -73,7 +78,9 @@ impl Files {
             libc::SYS_fchmodat => (Named::At { directory: first, path: second, link: false }, mode(third)),
             sys::FCHMODAT2 => (caller.named(first, second, fourth)?, mode(third)),
             libc::SYS_utimensat if second == 0 => (Named::Open(first), Change::Times(caller.times(third)?)),
-            libc::SYS_utimensat => (caller.named(first, second, fourth)?, Change::Times(caller.times(third)?)),
+            libc::SYS_utimensat => {
+                (caller.named(first, second, fourth)?, Change::Times(caller.times(third)?))
+            }
             _ => (Named::At { directory: here, path: first, link: link(0) }, mode(second)),
         };
         let file = caller.file(&named)?;

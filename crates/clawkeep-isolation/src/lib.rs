@@ -16,9 +16,9 @@ mod cgroup;
 mod children;
 mod create;
 mod expect;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod files;
 mod idmap;
 mod init;
 mod log;

@@ -16,6 +16,8 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 
 use crate::init::session_in;
+use crate::procself::Status;
+use crate::spec::{ID_RANGE, IdMap};
 
 /// Its file in a sandbox's run directory: there from before the first process until nothing of it is left.
 const FILE: &str = "init.mark";
@@ -26,24 +28,33 @@ const LINE: &str = "Max file locks";
 /// How long processes get to be gone after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The mark of one sandbox.
+/// The mark of one sandbox. It counts on processes of its users alone: others can put it on what they start, and be it
+/// a program with rights that they have not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark(u64);
+pub struct Mark {
+    number: u64,
+    /// The first uid of the host that its processes have, and how many there are.
+    uids: (u32, u32),
+}
 
 impl Mark {
     /// A new one, which nobody else has: 62 random bits.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(ids: IdMap) -> io::Result<Self> {
         let mut bytes = [0_u8; 8];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Self(u64::from_ne_bytes(bytes) >> 2 | 1))
+        let uids = match ids {
+            IdMap::Range { base } => (base, ID_RANGE),
+            IdMap::Single { uid, .. } => (uid, 1),
+        };
+        Ok(Self { number: u64::from_ne_bytes(bytes) >> 2 | 1, uids })
     }
 
     /// That of the sandbox of this run directory, if it has one.
     pub fn of(run: &Path) -> io::Result<Option<Self>> {
         match fs::read_to_string(run.join(FILE)) {
-            Ok(text) => match text.trim().parse() {
-                Ok(number) => Ok(Some(Self(number))),
-                Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no mark"))),
+            Ok(text) => match read(&text) {
+                Some(mark) => Ok(Some(mark)),
+                None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no mark"))),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -52,7 +63,8 @@ impl Mark {
 
     /// Note it, before anything has it.
     pub fn note(self, run: &Path) -> io::Result<()> {
-        fs::write(run.join(FILE), format!("{}\n", self.0))
+        let Self { number, uids: (first, count) } = self;
+        fs::write(run.join(FILE), format!("{number} {first} {count}\n"))
     }
 
     /// Nothing has it any more.
@@ -65,7 +77,7 @@ impl Mark {
 
     /// Put it on this process, for ever, and on all that comes from it.
     pub fn put(self) -> io::Result<()> {
-        let limit = Rlimit { current: Some(self.0), maximum: Some(self.0) };
+        let limit = Rlimit { current: Some(self.number), maximum: Some(self.number) };
         setrlimit(Resource::Locks, limit.clone())?;
         if getrlimit(Resource::Locks) == limit {
             return Ok(());
@@ -109,6 +121,13 @@ impl Mark {
         }
     }
 
+    fn is_of_its_users(self, pid: Pid) -> bool {
+        let (first, count) = self.uids;
+        let status = fs::read(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+        let real = Status(&String::from_utf8_lossy(&status)).ids("Uid").map(|ids| ids[0]);
+        real.is_ok_and(|uid| uid.checked_sub(first).is_some_and(|above| above < count))
+    }
+
     fn bearers(self, spared: &[i32]) -> io::Result<Vec<(Pid, OwnedFd)>> {
         let mut found = Vec::new();
         let pid = |entry: DirEntry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw);
@@ -124,13 +143,22 @@ impl Mark {
             ) else {
                 continue;
             };
-            let is_ours = hard_limit(&limits) == Some(self.0) && !has_ended(&stat);
+            let is_ours =
+                hard_limit(&limits) == Some(self.number) && !has_ended(&stat) && self.is_of_its_users(pid);
             if is_ours && session_in(&stat).is_none_or(|session| !spared.contains(&session)) {
                 found.push((pid, pidfd));
             }
         }
         Ok(found)
     }
+}
+
+/// What [`Mark::note`] has written.
+fn read(text: &str) -> Option<Mark> {
+    let mut words = text.split_ascii_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let uids = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    words.next().is_none().then_some(Mark { number, uids })
 }
 
 /// The hard limit in the text of a `/proc/PID/limits`; `None` for none, or where there is no such line.
@@ -197,11 +225,12 @@ Max pending signals       31841                31841                signals   \n
     fn all_that_came_from_a_marked_process_ends_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Mark::of(dir.path()).unwrap(), None);
-        let mark = Mark::new().unwrap();
+        let uid = rustix::process::getuid().as_raw();
+        let mark = Mark::new(IdMap::Single { uid, gid: 0 }).unwrap();
         mark.note(dir.path()).unwrap();
         assert_eq!(Mark::of(dir.path()).unwrap(), Some(mark));
         let marked = |script: &str| {
-            let limit = format!("--locks={0}:{0}", mark.0);
+            let limit = format!("--locks={0}:{0}", mark.number);
             Command::new("prlimit").args([&limit, "sh", "-c", script]).spawn().unwrap()
         };
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -213,6 +242,12 @@ Max pending signals       31841                31841                signals   \n
         let own = child.id() as i32;
         let of_own = session_in(&fs::read(format!("/proc/{own}/stat")).unwrap()).unwrap();
         assert_eq!(mark.kill_but(&[of_own]).unwrap(), 1, "the one in another session");
+        let elsewhere = Mark { uids: (uid + 1, 1), ..mark };
+        assert_eq!(
+            elsewhere.bearers(&[]).unwrap().len(),
+            0,
+            "of another user's processes none is the sandbox's"
+        );
         mark.end_all().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert!(stranger.try_wait().unwrap().is_none());
@@ -226,7 +261,7 @@ Max pending signals       31841                31841                signals   \n
     proptest! {
         #[test]
         fn any_text_is_read_without_a_panic(text in "\\PC{0,300}", bytes: Vec<u8>) {
-            let _ = (hard_limit(&text), has_ended(&bytes), proc_shows_all(&text));
+            let _ = (hard_limit(&text), has_ended(&bytes), proc_shows_all(&text), read(&text));
         }
     }
 }

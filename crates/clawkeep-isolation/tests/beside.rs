@@ -90,6 +90,7 @@ attempt("read-outside", lambda: open(outside).read())
 attempt("write-outside", lambda: open(outside, "a") and None)
 attempt("create-outside", lambda: open(outside + ".new", "w") and None)
 refused("link-outside", lambda: os.link(outside, "/proc/self/cwd/linked"))
+refused("link-by-handle", lambda: os.link("/proc/self/fd/%d" % os.open(outside, os.O_PATH), "l", follow_symlinks=True))
 attempt("unlink-outside", lambda: os.unlink(outside))
 attempt("list-root", lambda: os.listdir("/") and None)
 attempt("list-outside", lambda: os.listdir(os.path.dirname(outside)) and None)
@@ -105,6 +106,10 @@ attempt("times-open", lambda: os.utime(os.open("mode", os.O_RDONLY), (3, 4)) or 
 attempt("chmod-none", lambda: os.chmod("missing", 0o600))
 attempt("chmod-link", lambda: os.symlink(outside, "link") or os.chmod("link", 0o666))
 attempt("chmod-up", lambda: os.chmod("../secret", 0o666))
+attempt("chmod-nowhere", lambda: call(90, ctypes.c_void_p(8), 0o600))
+attempt("chmod-endless", lambda: call(90, b"a" * 5000, 0o600))
+attempt("chmod-nothing", lambda: call(90, b"", 0o600))
+attempt("fchmod-closed", lambda: call(91, 999, 0o600))
 attempt("signal", lambda: os.kill(pid, signal.SIGKILL))
 attempt("environment", lambda: open(f"/proc/{pid}/environ").read())
 attempt("memory", lambda: open(f"/proc/{pid}/mem", "rb") and None)
@@ -155,6 +160,7 @@ read-outside EACCES
 write-outside EACCES
 create-outside EACCES
 link-outside refused
+link-by-handle refused
 unlink-outside EACCES
 list-root EACCES
 list-outside EACCES
@@ -170,6 +176,10 @@ times-open 4.0
 chmod-none ENOENT
 chmod-link EPERM
 chmod-up EPERM
+chmod-nowhere EFAULT
+chmod-endless ENAMETOOLONG
+chmod-nothing ENOENT
+fchmod-closed EBADF
 signal EPERM
 environment EACCES
 memory EACCES
@@ -265,7 +275,7 @@ fn all_that_came_of_it_is_killed_whatever_it_did_to_get_away() {
             text("stat").filter(|stat| !stat.contains(") Z ")).and_then(|_| text("limits"))
         };
         let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(limits);
-        all.filter(|limits| limits.contains(&format!(" {} ", mark.trim()))).count()
+        all.filter(|limits| limits.contains(&format!(" {} ", mark.split(' ').next().unwrap()))).count()
     };
     wait_until(LONG, "all of it to be there", || (marked(&sandbox) == 8).then_some(()));
     match sandbox.ask(Order::KillAll { spare_sessions: true }, &[]).0 {
