@@ -257,7 +257,10 @@ fn the_lower_tier_is_told_of_where_namespaces_alone_are_in_the_way() {
     let refused = || good().failing(&[Piece::User], Errno::NOSPC).at_most("user", 0);
     let told = lower_instead(&refused()).unwrap();
     assert_eq!((told.id, told.state), ("otherwise", State::Warn));
-    insta::assert_snapshot!(format!("{}\n> {}", told.found, told.fix.unwrap()), @"");
+    insta::assert_snapshot!(format!("{}\n> {}", told.found, told.fix.unwrap()), @r"
+    a sandbox behind Landlock and seccomp alone could be made. It would be less: the agent would see which processes of this host run, share its loopback behind two ports, and have no /tmp, no image and no limit on what it writes; only commands can be its agents
+    > clawkeep onboard --isolation landlock ...
+    ");
     assert!(examine_lower(&refused()).iter().all(|check| check.state == State::Ok));
     // Nor where it could not be made either.
     let old = refused().with(|facts| facts.landlock.abi = 5);
@@ -266,10 +269,16 @@ fn the_lower_tier_is_told_of_where_namespaces_alone_are_in_the_way() {
         let failed = examine_lower(facts).into_iter().find(|check| check.state == State::Fail).unwrap();
         format!("{}: {}\n> {}", failed.id, failed.found, failed.fix.unwrap())
     };
-    insta::assert_snapshot!(fails(&old), @"");
+    insta::assert_snapshot!(fails(&old), @r"
+    landlock: ABI 5; without namespaces ABI 6 is the least
+    > boot Linux 6.12 or later
+    ");
     let mute = refused().with(|facts| {
         facts.seccomp.actions.as_mut().unwrap().retain(|action| action != "user_notif");
     });
-    insta::assert_snapshot!(fails(&mute), @"");
+    insta::assert_snapshot!(fails(&mute), @r"
+    seccomp: filters, without user notification: refused calls are not recorded
+    > boot Linux 5.13 or later
+    ");
     assert_eq!(lower_instead(&mute), None);
 }

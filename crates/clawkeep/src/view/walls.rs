@@ -97,7 +97,7 @@ pub mod tests {
         level.ids = Ids { uid: [1000; 4], gid: [1000; 4], uid_map: vec![map], ..level.ids };
         level.seccomp.filters = 1;
         level.caps.bounding = 0x1ff_ffff_ffff;
-        insta::assert_snapshot!(brief(&level, Hierarchy::None), @"");
+        insta::assert_snapshot!(brief(&level, Hierarchy::None), @"Landlock ABI 7 · seccomp 1 filter, b10f708e… · TCP to the proxy and its own port alone · NO namespaces · no capabilities · no new privileges · user 1000 · no cgroup");
         level.caps.effective = 1;
         assert!(brief(&level, Hierarchy::None).contains("capabilities 0x1"));
     }
