@@ -1,4 +1,4 @@
-//! Modes and times of files in the lower tier, where the host's user is the agent's. Landlock leaves them to the owner
+//! Modes, times and owners of files in the lower tier, where the host's user is the agent's. Landlock leaves them to the owner
 //! of a file wherever it lies, so the seccomp program puts these calls to init, which does for the caller what is
 //! about a file in the sandbox's own directories and nothing else. The file is taken hold of once; what is looked at
 //! and what is changed is that hold.
@@ -22,6 +22,36 @@ const MAX_PATH: usize = 4096;
 
 /// Memory is read page by page: the next one need not be there.
 const PAGE: u64 = 4096;
+
+/// Calls for a file's mode and times.
+const MODES_AND_TIMES: &[i64] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    sys::FCHMODAT2,
+    libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+];
+
+/// Calls for its owner.
+const OWNERS: &[i64] = &[
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+];
+
+/// Calls for its extended attributes.
+const ATTRIBUTES: &[i64] = &[
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+];
 
 /// The sandbox's own directories.
 #[derive(Debug)]
@@ -56,10 +86,9 @@ impl Files {
             .map_err(Into::into)
     }
 
-    /// Whether this call is about files' modes and times.
+    /// Whether this call is about what is a file's besides its content.
     pub fn knows(&self, call: i64) -> bool {
-        [libc::SYS_fchmod, libc::SYS_fchmodat, sys::FCHMODAT2, libc::SYS_utimensat].contains(&call)
-            || sys::CHMOD == Some(call)
+        [OWNERS, ATTRIBUTES, MODES_AND_TIMES].iter().any(|calls| calls.contains(&call))
     }
 
     /// Do what was asked, if it is about a file in one of the directories. `is_valid`: the caller still waits, so that
@@ -68,10 +97,16 @@ impl Files {
     /// # Errors
     /// What the call is to return.
     pub fn carry_out(&self, question: &Question, is_valid: impl Fn() -> bool) -> Result<(), Errno> {
+        if ATTRIBUTES.contains(&question.call) {
+            // As on a file system that has none: whoever copies them goes on without (cp -p, tar).
+            return Err(Errno::OPNOTSUPP);
+        }
+        if OWNERS.contains(&question.call) {
+            return keeps_owner(question);
+        }
         let caller = Caller(question.caller);
         let [first, second, third, fourth, ..] = question.arguments;
         let here = i64::from(libc::AT_FDCWD) as u64;
-        let link = |flags: u64| flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0;
         let mode = |bits: u64| Change::Mode(Mode::from_raw_mode(bits as u32 & 0o7777));
         let (named, change) = match question.call {
             libc::SYS_fchmod => (Named::Open(first), mode(second)),
@@ -81,7 +116,7 @@ impl Files {
             libc::SYS_utimensat => {
                 (caller.named(first, second, fourth)?, Change::Times(caller.times(third)?))
             }
-            _ => (Named::At { directory: here, path: first, link: link(0) }, mode(second)),
+            _ => (Named::At { directory: here, path: first, link: false }, mode(second)),
         };
         let file = caller.file(&named)?;
         if !is_valid() {
@@ -107,6 +142,19 @@ impl Files {
         }
         Ok(false)
     }
+}
+
+/// An owner can be said again and not changed: then there is nothing to do, whichever file it is.
+fn keeps_owner(question: &Question) -> Result<(), Errno> {
+    let [_, second, third, fourth, ..] = question.arguments;
+    let (uid, gid) = match question.call {
+        libc::SYS_fchownat => (third, fourth),
+        _ => (second, third),
+    };
+    // The kernel takes 32 bits, and all of them set for "as it is" (chown(2)).
+    let same = |given: u64, own: u32| [u32::MAX, own].contains(&(given as u32));
+    let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if same(uid, own_uid) && same(gid, own_gid) { Ok(()) } else { Err(Errno::PERM) }
 }
 
 /// Where a file is, as the kernel tells it.

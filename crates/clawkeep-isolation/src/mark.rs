@@ -78,7 +78,7 @@ impl Mark {
     /// Put it on this process, for ever, and on all that comes from it.
     pub fn put(self) -> io::Result<()> {
         let limit = Rlimit { current: Some(self.number), maximum: Some(self.number) };
-        setrlimit(Resource::Locks, limit.clone())?;
+        setrlimit(Resource::Locks, limit)?;
         if getrlimit(Resource::Locks) == limit {
             return Ok(());
         }
@@ -177,7 +177,7 @@ fn has_ended(stat: &[u8]) -> bool {
 /// again (proc(5), `hidepid`).
 pub fn proc_shows_all(mounts: &str) -> bool {
     let of_proc = mounts.lines().filter(|line| line.split(' ').nth(1) == Some("/proc"));
-    let options = of_proc.filter_map(|line| line.split(' ').nth(3)).last().unwrap_or("");
+    let options = of_proc.filter_map(|line| line.split(' ').nth(3)).next_back().unwrap_or("");
     options.split(',').all(|option| matches!(option.strip_prefix("hidepid="), None | Some("0" | "off")))
 }
 

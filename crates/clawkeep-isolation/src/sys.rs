@@ -248,12 +248,6 @@ fn set_filter(program: &[sock_filter], flags: libc::c_ulong) -> io::Result<i32> 
 /// fchmodat2(2), which has one number everywhere (the kernel's `scripts/syscall.tbl`).
 pub const FCHMODAT2: i64 = 452;
 
-/// chmod(2), which only older architectures have.
-#[cfg(target_arch = "x86_64")]
-pub const CHMOD: Option<i64> = Some(libc::SYS_chmod);
-#[cfg(not(target_arch = "x86_64"))]
-pub const CHMOD: Option<i64> = None;
-
 /// A system call that a seccomp listener was asked about.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {

@@ -43,7 +43,7 @@ def refused(name, do):
     try:
         print(name, do() or "done")
     except OSError as error:
-        print(name, "refused" if error.errno in (errno.EPERM, errno.EACCES, errno.EXDEV) else error)
+        print(name, "refused" if error.errno in (errno.EPERM, errno.EACCES, errno.EXDEV, errno.EOPNOTSUPP) else error)
 def call(number, *arguments):
     if libc.syscall(number, *arguments) < 0:
         raise OSError(ctypes.get_errno(), "")
@@ -104,6 +104,10 @@ attempt("times-own", lambda: os.utime("mode", (1, 2)) or os.stat("mode").st_mtim
 attempt("times-now", lambda: os.utime("mode") or os.stat("mode").st_mtime > 2)
 attempt("times-open", lambda: os.utime(os.open("mode", os.O_RDONLY), (3, 4)) or os.stat("mode").st_mtime)
 attempt("chmod-none", lambda: os.chmod("missing", 0o600))
+attempt("owner-own", lambda: os.chown("mode", os.getuid(), -1))
+attempt("owner-other", lambda: os.chown("mode", 1, -1))
+attempt("owner-outside", lambda: os.chown(outside, -1, 1))
+attempt("copy", lambda: os.system("cp -p mode copy && cp -a mode again") and "failed")
 attempt("chmod-link", lambda: os.symlink(outside, "link") or os.chmod("link", 0o666))
 attempt("chmod-up", lambda: os.chmod("../secret", 0o666))
 attempt("chmod-nowhere", lambda: call(90, ctypes.c_void_p(8), 0o600))
@@ -174,6 +178,10 @@ times-own 2.0
 times-now True
 times-open 4.0
 chmod-none ENOENT
+owner-own done
+owner-other EPERM
+owner-outside EPERM
+copy done
 chmod-link EPERM
 chmod-up EPERM
 chmod-nowhere EFAULT
