@@ -87,11 +87,12 @@ fn lives(installation: &Installation) {
     let (secret, us) = (secret.display(), std::process::id());
     let script = format!(
         "cat {secret}; echo x > {secret}; ls /; cat /proc/{us}/environ; kill -0 {us}; ls {0}; \
-        echo mine > $HOME/f && cat $HOME/f && head -c 5 $SSL_CERT_FILE",
+        echo mine > $HOME/f && cat $HOME/f && head -c 5 $SSL_CERT_FILE && \
+        test -r $TMPDIR/gateway.log && echo log",
         installation.home.root().display()
     );
     let (output, _) = installation.exec("box", &script);
-    assert!(!output.contains("secret\n") && output.contains("mine\n-----"), "{output}");
+    assert!(!output.contains("secret\n") && output.contains("mine\n-----log\n"), "{output}");
     // Not permitted, or permission denied.
     assert_eq!(output.matches("ermi").count(), 6, "{output}");
     assert_eq!(std::fs::read_to_string(installation.scratch().join("secret")).unwrap(), "secret");
@@ -177,6 +178,38 @@ fn of_root_it_has_a_user_of_its_own() {
     let installation = Installation::new();
     open(&installation);
     lives(&installation);
+}
+
+#[test]
+fn where_roots_agent_cannot_get_to_its_files_it_is_said_and_nothing_is_started() {
+    let test = "where_roots_agent_cannot_get_to_its_files_it_is_said_and_nothing_is_started";
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: {test} needs root");
+        return;
+    }
+    if !can_be_had(test) {
+        return;
+    }
+    // Its directory is closed to others, as one of root's often is.
+    let installation = Installation::new();
+    let Request::Create(mut create) = installation.fake("box", &[], false, Default::default()) else {
+        panic!("another request")
+    };
+    create.tier = Tier::Landlock;
+    create.agent = clawkeep_daemon::api::AgentChoice::Command {
+        argv: vec!["/bin/sleep".into(), "1000".into()],
+        health_url: None,
+        config: None,
+        safe_mode: false,
+        node_guards: false,
+        bundle: None,
+        env: Default::default(),
+    };
+    installation.ask(&Request::Create(create)).unwrap();
+    let told = wait_until(LONG, "the cause to be told", || installation.status("box").last_incident);
+    let closed = format!("others may not pass through {}", installation.scratch().display());
+    assert!(told.what.contains(&closed), "{}", told.what);
+    assert!(installation.status("box").gateway.is_none());
 }
 
 #[test]

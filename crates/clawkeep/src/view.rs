@@ -333,6 +333,18 @@ pub mod tests {
     }
 
     #[test]
+    fn the_lower_tier_is_said_wherever_a_sandbox_is() {
+        let mut status = ready("box");
+        status.tier = Tier::Landlock;
+        let told = list(std::slice::from_ref(&status), Path::new("/home"));
+        assert!(told.contains("box *   ready (landlock tier)   openclaw"), "{told}");
+        let line =
+            "  isolation  landlock tier, as it was asked for: Landlock and seccomp alone, NO namespaces\n";
+        assert!(sandbox(&status).contains(line), "{}", sandbox(&status));
+        assert!(!sandbox(&ready("box")).contains("landlock tier"));
+    }
+
+    #[test]
     fn states_as_people_see_them() {
         insta::assert_snapshot!(sandbox(&ready("my-assistant")), @r#"
         my-assistant: ready, the default
