@@ -192,6 +192,8 @@ fn where_roots_agent_cannot_get_to_its_files_it_is_said_and_nothing_is_started()
     }
     // Its directory is closed to others, as one of root's often is.
     let installation = Installation::new();
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(installation.scratch(), closed).unwrap();
     let Request::Create(mut create) = installation.fake("box", &[], false, Default::default()) else {
         panic!("another request")
     };
