@@ -29,6 +29,7 @@ fn create(installation: &Installation, sandbox: &str, health: &str) -> SandboxSt
         agent,
         route: None,
         strict: false,
+        tier: Default::default(),
         dashboard_port,
         settle_secs: Some(1),
         limits: Default::default(),

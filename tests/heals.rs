@@ -302,6 +302,7 @@ fn a_session_that_takes_the_port_does_not_pass_for_the_gateway() {
         agent,
         route: None,
         strict: false,
+        tier: Default::default(),
         settle_secs: Some(1),
         dashboard_port: Some(testkit::free_port()),
         limits: Default::default(),

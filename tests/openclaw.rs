@@ -198,6 +198,7 @@ fn a_runtime_that_is_removed_from_the_host_is_installed_again() {
         agent: AgentChoice::Openclaw { version: release.version.to_owned() },
         route: None,
         strict: false,
+        tier: Default::default(),
         settle_secs: None,
         dashboard_port: Some(testkit::free_port()),
         limits: Default::default(),

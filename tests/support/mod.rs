@@ -206,6 +206,7 @@ impl Installation {
             agent,
             route: None,
             strict: false,
+            tier: Default::default(),
             settle_secs: Some(1),
             dashboard_port,
             limits,

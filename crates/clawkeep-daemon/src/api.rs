@@ -10,7 +10,7 @@ pub mod policy;
 use std::collections::BTreeMap;
 
 use clawkeep_isolation::{Enforced, Limits, Usage};
-use clawkeep_plan::{Digest, EnforcedLevel, SandboxName};
+use clawkeep_plan::{Digest, EnforcedLevel, SandboxName, Tier};
 use clawkeep_store::{Page, Span};
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +175,9 @@ pub struct Create {
     pub route: Option<RouteChoice>,
     /// Refuse netlink sockets inside (the strict profile): only guarded agents bear it.
     pub strict: bool,
+    /// What its walls are made of.
+    #[serde(default)]
+    pub tier: Tier,
     /// Readiness that lasts this long, in seconds, proves a launch; `None`: 25.
     #[serde(default)]
     pub settle_secs: Option<u64>,
@@ -397,6 +400,9 @@ pub struct SandboxStatus {
     pub onboarded: bool,
     /// Its agent.
     pub agent: AgentStatus,
+    /// What its walls are made of.
+    #[serde(default)]
+    pub tier: Tier,
     /// Where its programs and libraries are from.
     #[serde(default)]
     pub system: String,

@@ -7,24 +7,27 @@ use std::time::Duration;
 
 use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
-use clawkeep_guards::{CA_BUNDLE, EnvFile, Guard, published_files, select};
-use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, etc_files, read_only};
+use clawkeep_guards::{CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, published_files, select};
+use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
+    Tier,
 };
 use clawkeep_store::{Home, SandboxRecord, Snapshots};
 use clawkeep_supervisor::{Blueprint, LOG_INSIDE, SafeMode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Failure;
-use crate::serving::SERVED;
+use crate::layout::Layout;
 use crate::system::{Base, base};
 
-/// The proxy's port on every sandbox's loopback.
+/// The proxy's port on the loopback of every sandbox that has its own.
 pub const PROXY_PORT: u16 = 3128;
 
 /// Port of the sandbox's name server, which every resolver takes.
 pub const DNS_PORT: u16 = 53;
+/// The least Landlock ABI that a plan of the lower tier accepts: that of scopes for signals and abstract sockets.
+pub const LANDLOCK_BESIDE: u32 = 6;
 
 /// The oldest Node that guards are selected for where the version is not known.
 const UNKNOWN_NODE: u32 = 20;
@@ -59,6 +62,12 @@ pub struct AgentConfig {
 pub struct IsolationConfig {
     /// Netlink sockets are refused.
     pub strict: bool,
+    /// What its walls are made of; records of before have none but the first.
+    #[serde(default)]
+    pub tier: Tier,
+    /// In the lower tier, where on the host's loopback its proxy is; [`PROXY_PORT`] elsewhere.
+    #[serde(default)]
+    pub proxy_port: Option<u16>,
     /// What was asked for of its limits; records of before have none.
     #[serde(default)]
     pub limits: Limits,
@@ -121,6 +130,27 @@ impl Config {
         node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)))
     }
 
+    /// The port on the loopback as the agent sees it where its proxy is.
+    pub fn proxy_port(&self) -> u16 {
+        self.isolation.proxy_port.unwrap_or(PROXY_PORT)
+    }
+
+    /// The TCP ports that are served from outside. The lower tier has no port 53 of its own.
+    pub fn listeners(&self) -> Vec<u16> {
+        match self.isolation.tier {
+            Tier::Namespaces => vec![PROXY_PORT, DNS_PORT],
+            Tier::Landlock => vec![self.proxy_port()],
+        }
+    }
+
+    /// The UDP ports that are served from outside.
+    fn datagrams(&self) -> Vec<u16> {
+        match self.isolation.tier {
+            Tier::Namespaces => vec![DNS_PORT],
+            Tier::Landlock => vec![],
+        }
+    }
+
     /// Port inside to which the dashboard's forward leads.
     pub fn inner_port(&self) -> Option<u16> {
         self.agent.adapter.health().map(|spec| spec.port)
@@ -138,9 +168,10 @@ pub fn blueprint(
     let dirs = home.sandbox(&record.name);
     let bundle = config.bundle(home, &record.name)?;
     let guards = config.guards(bundle.as_ref());
-    let proxy = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, PROXY_PORT));
+    let IsolationConfig { tier, .. } = config.isolation;
+    let proxy = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, config.proxy_port()));
     let env_file = EnvFile { proxy, guards: &guards };
-    let published = published_files(&env_file);
+    let mut published = published_files(&env_file);
 
     let context = LaunchContext { proxy_url: Some(format!("http://{proxy}")) };
     let unfit = |error: clawkeep_agents::AdapterError| {
@@ -151,6 +182,10 @@ pub fn blueprint(
     env.extend(clawkeep_guards::environment(&env_file));
     env.extend(config.agent.env.clone());
     env.insert("USER".into(), "sandbox".into());
+    if tier == Tier::Landlock {
+        // Elsewhere that is where every program looks by itself.
+        env.insert("TMPDIR".into(), "/tmp".into());
+    }
     if !guards.is_empty() {
         env.insert(clawkeep_guards::PROCESS_ENV.into(), "openclaw-gateway".into());
         env.insert(clawkeep_guards::RECEIPT_FD_ENV.into(), RECEIPT_FD.to_string());
@@ -170,13 +205,16 @@ pub fn blueprint(
     let mut files: Vec<_> = agent.files.into_iter().map(inside).collect();
     files.push(PinnedFile { path: CA_BUNDLE.into(), digest: ca_digest });
     let etc = etc_files(record.name.as_str());
-    let Base { system, pin } = base(home, &record.name, config.isolation.image, &etc)?;
+    let Base { mut system, pin } = base(home, &record.name, config.isolation.image, &etc)?;
     let (image, image_pin) = pin.unzip();
     files.extend(image_pin);
 
-    let netlink = if config.isolation.strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
+    // On the host's own network there would be something to learn from it (and the filter has none there).
+    let refused = config.isolation.strict || tier == Tier::Landlock;
+    let netlink = if refused { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
+    let landlock_abi_min = if tier == Tier::Landlock { LANDLOCK_BESIDE } else { 1 };
     let safe_env = config.agent.adapter.safe_env();
-    let plan = LaunchPlan {
+    let mut plan = LaunchPlan {
         schema: SCHEMA,
         sandbox: record.name.clone(),
         agent: agent.agent,
@@ -185,23 +223,15 @@ pub fn blueprint(
         env,
         guards: guards.iter().map(|guard| guard.input()).collect(),
         files,
-        published: published
-            .iter()
-            .map(|(name, bytes)| PublishedFile { name: name.clone(), digest: Digest::of(bytes) })
-            .collect(),
-        listeners: SERVED.to_vec(),
-        sealing: Sealing { netlink, landlock_abi_min: 1 },
+        published: Vec::new(),
+        listeners: config.listeners(),
+        sealing: Sealing { tier, netlink, landlock_abi_min },
     };
 
-    let safe = safe_env.map(|env| {
-        let mut plan = plan.clone();
-        plan.env.extend(env);
-        let openclaw = matches!(config.agent.adapter, Adapter::OpenClaw { .. });
-        let route = openclaw.then(|| model_route(&config.route));
-        SafeMode { plan, route }
-    });
-
     let ids = IdMap::for_current_user(record.slot);
+    if tier == Tier::Landlock {
+        system = System::beside_this_host();
+    }
     let mut mounts = system.mounts;
     mounts.push(Mount { source: dirs.home(), target: "/sandbox".into(), access: MountAccess::ReadWrite });
     mounts.push(read_only(ca_bundle, CA_BUNDLE));
@@ -215,18 +245,43 @@ pub fn blueprint(
     }
     mounts.extend(image);
     mounts.extend(config.isolation.mounts.clone());
+    if tier == Tier::Landlock {
+        let tmp = Mount { source: dirs.tmp(), target: "/tmp".into(), access: MountAccess::ReadWrite };
+        mounts.push(tmp);
+    }
     let spec = SandboxSpec {
         name: record.name.to_string(),
+        tier,
         ids,
         mounts,
         symlinks: system.symlinks,
         files: etc,
-        listeners: SERVED.to_vec(),
-        datagrams: vec![DNS_PORT],
+        listeners: config.listeners(),
+        datagrams: config.datagrams(),
+        own_ports: config.inner_port().into_iter().collect(),
         tmp_bytes: TMP_BYTES,
         log_bytes: LOG_BYTES,
         limits: config.isolation.limits,
     };
+    let mut layout = Layout::of(&spec);
+    if tier == Tier::Landlock {
+        layout.add(GUARDS_MOUNT, &Package::place(&home.guards()));
+    }
+    layout.relocate_plan(&mut plan);
+    layout.relocate_published(&mut published);
+    plan.published = published
+        .iter()
+        .map(|(name, bytes)| PublishedFile { name: name.clone(), digest: Digest::of(bytes) })
+        .collect();
+    let safe = safe_env.map(|mut env| {
+        layout.relocate_env(&mut env);
+        let mut plan = plan.clone();
+        plan.env.extend(env);
+        let openclaw = matches!(config.agent.adapter, Adapter::OpenClaw { .. });
+        let route = openclaw.then(|| model_route(&config.route));
+        SafeMode { plan, route }
+    });
+
     Ok(Blueprint {
         name: record.name.clone(),
         program: program.to_owned(),

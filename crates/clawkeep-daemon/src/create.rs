@@ -1,7 +1,6 @@
 //! Making a sandbox, and removing one: whole or not at all.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
@@ -9,8 +8,8 @@ use clawkeep_agents::{Adapter, Bundle, HealthUrl, Release};
 use clawkeep_agents::{DocumentError, Owner};
 use clawkeep_inference::{AuthScheme, Provider, Route};
 use clawkeep_isolation::{Host, IdMap, Limits, etc_files};
-use clawkeep_plan::SandboxName;
-use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, unix_ms};
+use clawkeep_plan::{SandboxName, Tier};
+use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, remove_tree, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
@@ -18,13 +17,17 @@ use crate::policy::Setting;
 use crate::say::say;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 use crate::system::base;
-use crate::{credentials, forward, mounts};
+use crate::{credentials, forward, lower_tier, mounts};
 
 /// Make it and begin to supervise it. On a failure nothing of it is left.
 pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Failure> {
     // One at a time: ports and slots are chosen by looking at what is taken.
     let _one = daemon.creating.lock().await;
     let name = wanted.name.clone();
+    let lower = wanted.tier == Tier::Landlock;
+    if lower {
+        lower_tier::check(&wanted)?;
+    }
     let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
@@ -34,14 +37,13 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     // Which ids it is made of does not matter here, only of what kind they are.
     let ids = IdMap::for_current_user(0);
     let mounts = mounts::resolve(&wanted.mounts, daemon.home.root(), &base.system, ids)?;
-    let taken: Vec<u16> = daemon
-        .store
-        .list()
-        .map_err(store_failed)?
-        .iter()
-        .filter(|record| record.name != name)
-        .filter_map(|record| record.dashboard_port)
-        .collect();
+    let records = daemon.store.list().map_err(store_failed)?;
+    let others = records.iter().filter(|record| record.name != name);
+    let mut taken: Vec<u16> = others.clone().filter_map(|record| record.dashboard_port).collect();
+    let proxy_port = match lower {
+        true => Some(lower_tier::ports(&agent, others, &mut taken)?),
+        false => None,
+    };
     let dashboard = match agent.adapter.health() {
         Some(_) => Some(forward::choose(wanted.dashboard_port, &taken).await.ok_or_else(|| {
             let (what, next) = match wanted.dashboard_port {
@@ -63,6 +65,8 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
         route: to_value(&route),
         isolation: to_value(&IsolationConfig {
             strict: wanted.strict,
+            tier: wanted.tier,
+            proxy_port,
             limits: wanted.limits,
             image: wanted.image,
             mounts,
@@ -242,28 +246,4 @@ pub fn sweep_removed(sandboxes: &Path) {
             say(format_args!("{}: {error}", entry.path().display()));
         }
     }
-}
-
-/// As `remove_dir_all`, which follows no link; and where that fails because the agent took its own rights to
-/// a directory away, they are given back first.
-fn remove_tree(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            give_back(path)?;
-            std::fs::remove_dir_all(path)
-        }
-        result => result,
-    }
-}
-
-fn give_back(dir: &Path) -> std::io::Result<()> {
-    // Nothing runs in the sandbox any more: nobody can swap a directory for a link between these steps.
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            give_back(&entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -15,6 +15,8 @@ mod credentials;
 mod enforce;
 mod forward;
 mod launch;
+mod layout;
+mod lower_tier;
 mod main_loop;
 mod manager;
 mod mend;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clawkeep_egress::{Authority, Budget};
 use clawkeep_inference::LiveService;
+use clawkeep_plan::Tier;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{
@@ -26,7 +27,7 @@ use crate::policy::Setting;
 use crate::refused::Refused;
 use crate::say::say;
 use crate::server::Daemon;
-use crate::serving;
+use crate::serving::{Beside, Served};
 use crate::vault::{SandboxSecrets, Vault};
 use crate::witness::Witness;
 
@@ -71,6 +72,9 @@ impl Running {
             authority,
             inference: inference.clone(),
             client: tell_client,
+            listeners: config.listeners(),
+            beside: (config.isolation.tier == Tier::Landlock)
+                .then(|| Beside { port: config.proxy_port(), uid: blueprint.spec.agent().0 }),
             proxy: Mutex::new(None),
             policy: policy.clone(),
             vault: Arc::clone(&daemon.vault),
@@ -171,6 +175,9 @@ struct Around {
     authority: Authority,
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
+    /// The ports inside that are served.
+    listeners: Vec<u16>,
+    beside: Option<Beside>,
     proxy: Mutex<Option<JoinHandle<()>>>,
     policy: Enforced,
     vault: Arc<Vault>,
@@ -187,10 +194,17 @@ impl Around {
 
     fn serve(&self, inside: Inside) -> Result<JoinHandle<()>, String> {
         let (events, told) = mpsc::channel(256);
-        let (inference, name) = (self.inference.clone(), &self.record.name);
-        let policy = self.policy.live.clone();
+        let name = &self.record.name;
         let secrets = Arc::new(SandboxSecrets { vault: Arc::clone(&self.vault), name: name.clone() });
-        let serving = serving::serve(name, &self.authority, inference, policy, inside, secrets, events)?;
+        let served = Served {
+            name,
+            authority: &self.authority,
+            inference: self.inference.clone(),
+            policy: self.policy.live.clone(),
+            secrets,
+            beside: self.beside,
+        };
+        let serving = served.serve(inside, events)?;
         let witness = Witness {
             name: name.clone(),
             journal: Arc::clone(&self.journal),
@@ -209,7 +223,7 @@ impl Hooks for Around {
                 if let Some(old) = self.proxy().replace(task) {
                     old.abort();
                 }
-                serving::SERVED.to_vec()
+                self.listeners.clone()
             }
             Err(why) => {
                 self.record("proxy-failed", &why, serde_json::Value::Null);

@@ -464,7 +464,7 @@ impl Daemon {
         let started = Instant::now();
         let id = format!("gateway-{}", gateway.launch);
         if failure == Rehearsal::WipeTmp {
-            sessions::wipe(&client).await?;
+            sessions::wipe(&client, &running.blueprint()).await?;
         }
         // After a wipe it may be gone already.
         let _ = client.order(Order::Signal { id, signal: 9 }).await;

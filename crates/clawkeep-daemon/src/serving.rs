@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use clawkeep_egress::{Authority, DnsStub, Event, HostResolver, LivePolicy, Proxy, Secrets, SockDiag};
+use clawkeep_egress::{
+    Authority, DnsStub, Event, HostResolver, LivePolicy, NoCallers, Proxy, Secrets, SockDiag,
+};
 use clawkeep_inference::LiveService;
 use clawkeep_plan::SandboxName;
 use clawkeep_supervisor::Inside;
@@ -13,31 +15,51 @@ use tokio::task::JoinHandle;
 
 use crate::config::{DNS_PORT, PROXY_PORT};
 
-/// The ports inside that are served.
-pub const SERVED: [u16; 2] = [PROXY_PORT, DNS_PORT];
+/// A sandbox of the lower tier, whose loopback is the host's and everybody's.
+#[derive(Clone, Copy)]
+pub struct Beside {
+    /// The proxy's port.
+    pub port: u16,
+    /// Whom alone it serves.
+    pub uid: u32,
+}
 
-/// Serve until the task is aborted. Everything that is [`SERVED`], or nothing: the error says why.
-pub fn serve(
-    name: &SandboxName,
-    authority: &Authority,
-    inference: LiveService,
-    policy: LivePolicy,
-    inside: Inside,
-    secrets: Arc<dyn Secrets>,
-    events: mpsc::Sender<Event>,
-) -> Result<JoinHandle<()>, String> {
-    let Inside { mut listeners, mut datagrams, diagnostics, proc } = inside;
-    let proxied = tcp(take(&mut listeners, PROXY_PORT)?)?;
-    let asked = (udp(take(&mut datagrams, DNS_PORT)?)?, tcp(take(&mut listeners, DNS_PORT)?)?);
-    let callers = SockDiag::new(diagnostics, &proc).map_err(|error| format!("sock_diag: {error}"))?;
-    let names = DnsStub::new(policy.clone(), Arc::new(HostResolver), events.clone());
-    let proxy = Proxy::new(authority, inference, policy, Arc::new(callers), events)
-        .map_err(|error| error.to_string())?
-        .with_name(name.as_str())
-        .with_secrets(secrets);
-    Ok(tokio::spawn(async move {
-        tokio::join!(proxy.serve(proxied, std::future::pending()), names.serve(asked.0, asked.1));
-    }))
+/// One sandbox's.
+pub struct Served<'a> {
+    pub name: &'a SandboxName,
+    pub authority: &'a Authority,
+    pub inference: LiveService,
+    pub policy: LivePolicy,
+    pub secrets: Arc<dyn Secrets>,
+    pub beside: Option<Beside>,
+}
+
+impl Served<'_> {
+    /// Serve until the task is aborted: everything that a sandbox of its tier has, or nothing: the error says why.
+    pub fn serve(self, inside: Inside, events: mpsc::Sender<Event>) -> Result<JoinHandle<()>, String> {
+        let Inside { mut listeners, mut datagrams, diagnostics, proc } = inside;
+        let Self { name, authority, inference, policy, secrets, beside } = self;
+        let proxy = |policy, callers, events| {
+            Proxy::new(authority, inference, policy, callers, events)
+                .map(|proxy| proxy.with_name(name.as_str()).with_secrets(secrets))
+                .map_err(|error| error.to_string())
+        };
+        if let Some(Beside { port, uid }) = beside {
+            let proxied = tcp(take(&mut listeners, port)?)?;
+            // Its processes are among the host's, and cannot be told from them in time: rules that name programs
+            // apply to no connection.
+            let proxy = proxy(policy, Arc::new(NoCallers), events)?.only_for(uid);
+            return Ok(tokio::spawn(proxy.serve(proxied, std::future::pending())));
+        }
+        let proxied = tcp(take(&mut listeners, PROXY_PORT)?)?;
+        let asked = (udp(take(&mut datagrams, DNS_PORT)?)?, tcp(take(&mut listeners, DNS_PORT)?)?);
+        let callers = SockDiag::new(diagnostics, &proc).map_err(|error| format!("sock_diag: {error}"))?;
+        let names = DnsStub::new(policy.clone(), Arc::new(HostResolver), events.clone());
+        let proxy = proxy(policy, Arc::new(callers), events)?;
+        Ok(tokio::spawn(async move {
+            tokio::join!(proxy.serve(proxied, std::future::pending()), names.serve(asked.0, asked.1));
+        }))
+    }
 }
 
 fn take(sockets: &mut Vec<(u16, OwnedFd)>, port: u16) -> Result<OwnedFd, String> {

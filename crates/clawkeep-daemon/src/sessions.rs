@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clawkeep_isolation::proto::{Ended, Kind, Order, Reply, Spawn, Stdio};
-use clawkeep_plan::Digest;
+use clawkeep_plan::{Digest, Tier};
 use clawkeep_store::unix_ms;
-use clawkeep_supervisor::{InitClient, SESSION};
+use clawkeep_supervisor::{Blueprint, InitClient, SESSION};
 
 use crate::api::{Answer, Failure, Value};
 use crate::running::Running;
@@ -66,7 +66,7 @@ pub async fn run(
         plan: Digest::of(b""),
         argv: with_path(argv),
         env,
-        cwd: "/sandbox".into(),
+        cwd: plan.cwd.clone(),
         netlink: plan.sealing.netlink,
         landlock_abi_min: plan.sealing.landlock_abi_min,
         stdio,
@@ -142,23 +142,25 @@ fn with_path(argv: Vec<String>) -> Vec<String> {
 
 /// Remove everything in the sandbox's `/tmp` and kill everything that runs there, from inside, as the agent's
 /// user: what a lost container looks like to what comes after it.
-pub async fn wipe(client: &InitClient) -> Result<(), Failure> {
+pub async fn wipe(client: &InitClient, blueprint: &Blueprint) -> Result<(), Failure> {
     let id = format!("{SESSION}wipe-{}-{}", unix_ms(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let failed = |error: String| Failure::new("rehearsal-failed", error, "clawkeep status".to_owned());
     let null = || {
         std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|e| failed(e.to_string()))
     };
     let (input, output, errors) = (null()?, null()?, null()?);
-    let script = "find /tmp -mindepth 1 -maxdepth 1 ! -name gateway.log -exec rm -rf {} +; kill -KILL -1";
+    let script = "find \"${TMPDIR:-/tmp}\" -mindepth 1 -maxdepth 1 ! -name gateway.log -exec rm -rf {} +; kill -KILL -1";
+    let mut env = blueprint.plan.env.clone();
+    env.retain(|name, _| ["PATH", "TMPDIR"].contains(&name.as_str()));
     let spawn = Spawn {
         id: id.clone(),
         kind: Kind::Session,
         plan: Digest::of(b""),
         argv: ["/bin/sh", "-c", script].map(String::from).into(),
-        env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
-        cwd: "/".into(),
-        netlink: clawkeep_plan::NetlinkRule::RouteOnly,
-        landlock_abi_min: 1,
+        env,
+        cwd: blueprint.plan.cwd.clone(),
+        netlink: blueprint.plan.sealing.netlink,
+        landlock_abi_min: blueprint.plan.sealing.landlock_abi_min,
         stdio: Stdio::Given,
         reports: false,
     };
@@ -166,5 +168,10 @@ pub async fn wipe(client: &InitClient) -> Result<(), Failure> {
     client.ask(Order::Spawn(Box::new(spawn)), &fds).await.map_err(|e| failed(e.to_string()))?;
     client.session_ended(&id).await;
     client.forget_session(&id).await;
+    if blueprint.plan.sealing.tier == Tier::Landlock {
+        // There no process of one start signals those of another.
+        let everything = Order::KillAll { spare_sessions: false };
+        client.ask(everything, &[]).await.map_err(|e| failed(e.to_string()))?;
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use clawkeep_plan::Tier;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
@@ -87,6 +88,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
                 runtime: plan.agent.runtime.clone(),
             },
         ),
+        tier: config.as_ref().map_or_else(Tier::default, |config| config.isolation.tier),
         system: config
             .as_ref()
             .map_or_else(|| "unknown".to_owned(), |config| system::title(home, config.isolation.image)),

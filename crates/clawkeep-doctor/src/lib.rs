@@ -11,10 +11,12 @@ mod explain;
 mod facts;
 mod gather;
 mod kernel;
+mod lower;
 mod namespaces;
 mod proof;
 
 pub use check::{Check, State, examine};
 pub use explain::explain;
 pub use facts::{Cgroups, Facts, Landlock, Seccomp};
+pub use lower::{examine_lower, lower_instead};
 pub use proof::{Unproven, prove};

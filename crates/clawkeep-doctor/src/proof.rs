@@ -12,7 +12,7 @@ use clawkeep_isolation::{
     CreateError, IdMap, InitHandle, Limits, Mount, MountAccess, Programs, SandboxSpec, System, create,
     destroy, etc_files, expected, find, wire,
 };
-use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError};
+use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError, Tier};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -81,12 +81,14 @@ pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
     mounts.push(Mount { source: home, target: "/sandbox".into(), access: MountAccess::ReadWrite });
     let spec = SandboxSpec {
         name: "doctor".into(),
+        tier: Tier::Namespaces,
         ids,
         mounts,
         symlinks,
         files: etc_files("doctor"),
         listeners: vec![3128, 53],
         datagrams: vec![53],
+        own_ports: vec![],
         tmp_bytes: 16 << 20,
         log_bytes: 64 << 10,
         limits: Limits::default(),

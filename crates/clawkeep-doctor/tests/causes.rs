@@ -1,6 +1,8 @@
 //! Hosts of every kind, by their facts: the cause and the command that each is told.
 
-use clawkeep_doctor::{Cgroups, Check, Facts, Landlock, Seccomp, State, examine, explain};
+use clawkeep_doctor::{
+    Cgroups, Check, Facts, Landlock, Seccomp, State, examine, examine_lower, explain, lower_instead,
+};
 use clawkeep_isolation::{Hierarchy, Piece};
 use clawkeep_plan::IdRange;
 use rustix::io::Errno;
@@ -247,4 +249,36 @@ fn a_failed_step_is_explained_by_what_is_about_it() {
     assert_eq!(explained("prepare Landlock", &both), Some("landlock"));
     assert_eq!(explained("look at /usr", &both), Some("landlock"), "the first of what is wrong");
     assert_eq!(explained("look at /no/such/file", &good()), None);
+}
+
+#[test]
+fn the_lower_tier_is_told_of_where_namespaces_alone_are_in_the_way() {
+    assert_eq!(lower_instead(&good()), None, "where there is no need of it");
+    let refused = || good().failing(&[Piece::User], Errno::NOSPC).at_most("user", 0);
+    let told = lower_instead(&refused()).unwrap();
+    assert_eq!((told.id, told.state), ("otherwise", State::Warn));
+    insta::assert_snapshot!(format!("{}\n> {}", told.found, told.fix.unwrap()), @r"
+    a sandbox behind Landlock and seccomp alone could be made. It would be less: the agent would see which processes of this host run, share its loopback behind two ports, and have no /tmp, no image and no limit on what it writes; only commands can be its agents
+    > clawkeep onboard --isolation landlock ...
+    ");
+    assert!(examine_lower(&refused()).iter().all(|check| check.state == State::Ok));
+    // Nor where it could not be made either.
+    let old = refused().with(|facts| facts.landlock.abi = 5);
+    assert_eq!(lower_instead(&old), None);
+    let fails = |facts: &Facts| {
+        let failed = examine_lower(facts).into_iter().find(|check| check.state == State::Fail).unwrap();
+        format!("{}: {}\n> {}", failed.id, failed.found, failed.fix.unwrap())
+    };
+    insta::assert_snapshot!(fails(&old), @r"
+    landlock: ABI 5; without namespaces ABI 6 is the least
+    > boot Linux 6.12 or later
+    ");
+    let mute = refused().with(|facts| {
+        facts.seccomp.actions.as_mut().unwrap().retain(|action| action != "user_notif");
+    });
+    insta::assert_snapshot!(fails(&mute), @r"
+    seccomp: filters, without user notification: refused calls are not recorded
+    > boot Linux 5.13 or later
+    ");
+    assert_eq!(lower_instead(&mute), None);
 }

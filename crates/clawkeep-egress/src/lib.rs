@@ -31,6 +31,7 @@ mod model;
 mod opening;
 mod origin;
 mod outside;
+mod peer;
 mod plain;
 mod proxy;
 mod refusal;

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::leaves::Leaves;
 use crate::live::LivePolicy;
 use crate::outside::Outside;
+use crate::peer::owner;
 use crate::refusal::{self, Refusal, Subject};
 use crate::resolver::{HostResolver, Resolver};
 use crate::secrets::{NoSecrets, Secrets};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// The sandbox's, for the command that a refusal names.
     pub(crate) name: Arc<str>,
+    /// Whom alone it serves, by uid.
+    only_for: Option<u32>,
     events: mpsc::Sender<Event>,
 }
 
@@ -93,6 +96,7 @@ impl Proxy {
             secrets: Arc::new(NoSecrets),
             limits: Limits::default(),
             name: "NAME".into(),
+            only_for: None,
             events,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -102,6 +106,12 @@ impl Proxy {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         self.with(|shared| shared.limits = limits)
+    }
+
+    /// The same for a listener that a whole host can reach: connections of anybody but this user are closed unheard.
+    #[must_use]
+    pub fn only_for(self, uid: u32) -> Self {
+        self.with(|shared| shared.only_for = Some(uid))
     }
 
     /// The same for the sandbox of this name, which refusals then name in the command that helps.
@@ -149,7 +159,9 @@ impl Proxy {
             if let Ok(place) = places.clone().try_acquire_owned() {
                 let shared = self.shared.clone();
                 tasks.spawn(async move {
-                    serve(stream, shared).await;
+                    if is_welcome(&stream, shared.only_for).await {
+                        serve(stream, shared).await;
+                    }
                     drop(place);
                 });
             } else if let Ok(place) = refusals.clone().try_acquire_owned() {
@@ -162,6 +174,14 @@ impl Proxy {
         }
         tasks.shutdown().await;
     }
+}
+
+/// Whether a connection is of whom alone is served; what cannot be told is not.
+async fn is_welcome(stream: &TcpStream, only_for: Option<u32>) -> bool {
+    let Some(uid) = only_for else { return true };
+    let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+    let owner = tokio::task::spawn_blocking(move || owner(peer, here)).await;
+    owner.is_ok_and(|owner| owner == Some(uid))
 }
 
 async fn refuse_for_want_of_places(stream: TcpStream, shared: &Shared) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawkeep_egress::{Action, Limits, Reason};
-use common::{read_answer, read_to_end, start, status};
+use common::{read_answer, read_to_end, start, start_only_for, status};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
@@ -30,6 +30,18 @@ fn answers_in(text: &str) -> usize {
     text.match_indices("HTTP/1.1 ")
         .filter(|(at, found)| text[at + found.len()..].starts_with(|c: char| c.is_ascii_digit()))
         .count()
+}
+
+/// On a loopback that a whole host shares.
+#[tokio::test]
+async fn strangers_on_a_shared_loopback_are_not_served() {
+    use std::os::unix::fs::MetadataExt as _;
+    let us = std::fs::metadata("/proc/self").unwrap().uid();
+    let head = b"CONNECT inference.local:443 HTTP/1.1\r\nHost: inference.local:443\r\n\r\n";
+    let proxy = start_only_for(us + 1).await;
+    assert_eq!(proxy.exchange(head).await, "", "hung up on, unheard");
+    let proxy = start_only_for(us).await;
+    drop(proxy.tunnel("inference.local:443").await);
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ impl Package {
             source,
         })?;
         let name = set_digest().to_string();
-        let path = guards_root.join(&name);
+        let path = Self::place(guards_root);
         if let Some(package) = Self::open_intact(&path) {
             return Ok(package);
         }
@@ -77,6 +77,11 @@ impl Package {
             return Err(error);
         }
         Self::open(&path)
+    }
+
+    /// Where the set of this version is, or will be, below this directory.
+    pub fn place(guards_root: &Path) -> PathBuf {
+        guards_root.join(set_digest().to_string())
     }
 
     /// Opens an installed set. It may be altered: ask [`inspect`](Self::inspect).

@@ -6,23 +6,30 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use clawkeep_plan::{IsolationReport, NetlinkRule, RECEIPT_FD, Receipt};
+use clawkeep_plan::{IsolationReport, NetlinkRule, RECEIPT_FD, Receipt, Tier};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Pid, Resource, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::cgroup::Amounts;
-use crate::proto::{Kind, Spawn, Stdio};
+use crate::mark::Mark;
+use crate::procself::Status;
+use crate::proto::{Kind, Setup, Spawn, Stdio};
 use crate::seal::Seal;
 use crate::seccomp::Programs;
-use crate::spec::{AGENT_ID, IdMap, SandboxSpec};
+use crate::spec::IdMap;
 use crate::stage::{Failure, at};
 use crate::{audit, readback, sys, wire};
 
 /// Everything that can be prepared before the first process is asked for.
 pub struct Confinement {
-    ids: IdMap,
+    tier: Tier,
+    /// Whom init makes of what it starts, where it can.
+    agent: Option<(Uid, Gid)>,
+    mark: Option<Mark>,
+    /// Init's pid.
+    init: Pid,
     seal: Seal,
     route_only: &'static Programs,
     no_netlink: &'static Programs,
@@ -55,16 +62,23 @@ struct ChildFds {
 }
 
 impl Confinement {
-    pub fn prepare(spec: &SandboxSpec, amounts: Amounts, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+    pub fn prepare(setup: &Setup, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let spec = &setup.spec;
         let sessions = doors.split_off(doors.len() / 2);
         let programs =
-            |rule| Programs::of(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
+            |rule| spec.programs(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
-            ids: spec.ids,
-            seal: Seal::prepare(sys::landlock_abi(), &spec.writable()).map_err(at("prepare Landlock"))?,
+            tier: spec.tier,
+            agent: matches!(spec.ids, IdMap::Range { .. }).then(|| {
+                let (uid, gid) = spec.agent();
+                (Uid::from_raw(uid), Gid::from_raw(gid))
+            }),
+            mark: setup.mark,
+            init: rustix::process::getpid(),
+            seal: Seal::prepare(sys::landlock_abi(), spec).map_err(at("prepare Landlock"))?,
             route_only: programs(NetlinkRule::RouteOnly)?,
             no_netlink: programs(NetlinkRule::Refused)?,
-            amounts,
+            amounts: setup.amounts,
             doors: [doors, sessions],
         })
     }
@@ -113,13 +127,34 @@ impl Confinement {
         Ok(Started { pid, pidfd, output, receipt, listener, terminal })
     }
 
+    /// Threads of the same user that are not the sandbox's: some, where that user is the host's.
+    fn strangers(&self) -> io::Result<u64> {
+        if self.tier == Tier::Namespaces || self.agent.is_some() {
+            return Ok(0);
+        }
+        let own = rustix::process::getuid().as_raw();
+        let mut threads = 0;
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path().join("status");
+            // One that went in between counts no more; nor does what is not a process.
+            let Ok(bytes) = std::fs::read(path) else { continue };
+            let text = String::from_utf8_lossy(&bytes);
+            let status = Status(&text);
+            if status.ids("Uid").is_ok_and(|ids| ids[0] == own) {
+                threads += u64::from(status.number("Threads").unwrap_or(1));
+            }
+        }
+        Ok(threads)
+    }
+
     fn open_terminal(&self, rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
-        // The sandbox's own devpts instance: no host terminal is ever reachable from inside.
-        let master = rustix::fs::open(
-            "/dev/pts/ptmx",
-            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        // The sandbox's own devpts instance: no host terminal is ever reachable from inside. In the lower tier it is
+        // the host's, and Landlock keeps every terminal but this one, which is open already, out of reach.
+        let path = match self.tier {
+            Tier::Namespaces => "/dev/pts/ptmx",
+            Tier::Landlock => "/dev/ptmx",
+        };
+        let master = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::pty::unlockpt(&master)?;
         let slave = rustix::pty::ioctl_tiocgptpeer(
             &master,
@@ -129,8 +164,8 @@ impl Confinement {
         )?;
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, size)?;
-        if matches!(self.ids, IdMap::Range { .. }) {
-            rustix::fs::fchown(&slave, Some(Uid::from_raw(AGENT_ID)), Some(Gid::from_raw(AGENT_ID)))?;
+        if let Some((uid, gid)) = self.agent {
+            rustix::fs::fchown(&slave, Some(uid), Some(gid))?;
         }
         Ok((master, slave))
     }
@@ -156,7 +191,16 @@ impl Confinement {
         fds: ChildFds,
         receipt: Option<&OwnedFd>,
     ) -> Result<std::convert::Infallible, Failure> {
-        // First of all: from here on what it does is counted and limited, and so is all that comes from it.
+        // Before anything else: it is known for the sandbox's, and until it is it ends with init.
+        if let Some(mark) = self.mark {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .map_err(at("end with init"))?;
+            if rustix::process::getppid() != Some(self.init) {
+                return Err(at("end with init")(rustix::io::Errno::SRCH));
+            }
+            mark.put().map_err(at("take the sandbox's mark"))?;
+        }
+        // From here on what it does is counted and limited, and so is all that comes from it.
         let [of_gateway, of_session] = &self.doors;
         let (doors, pids) = match spawn.kind {
             Kind::Gateway => (of_gateway, self.amounts.pids),
@@ -169,15 +213,15 @@ impl Confinement {
         if fds.terminal {
             rustix::process::ioctl_tiocsctty(&fds.stdio[0]).map_err(at("take the terminal"))?;
         }
-        if matches!(self.ids, IdMap::Range { .. }) {
-            let (uid, gid) = (Uid::from_raw(AGENT_ID), Gid::from_raw(AGENT_ID));
+        if let Some((uid, gid)) = self.agent {
             rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
             rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the agent's user"))?;
             rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the agent's user"))?;
         }
-        // By the user's count, which the gateway and the sessions share. The ids of a sandbox are its own, so
-        // nobody else's processes are in it.
-        sys::limit(Resource::Nproc, pids).map_err(at("limit the number of processes"))?;
+        // By the user's count, which the gateway and the sessions share. Where the ids of a sandbox are its own, nobody
+        // else's processes are in it; where they are not, those are added that are there now.
+        sys::limit(Resource::Nproc, pids + self.strangers().map_err(at("count the user's processes"))?)
+            .map_err(at("limit the number of processes"))?;
         sys::limit(Resource::Fsize, self.amounts.file_bytes).map_err(at("limit the size of files"))?;
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -211,13 +255,19 @@ impl Confinement {
         };
         let listener = programs.install().map_err(at("install the seccomp program"))?;
         let denials_recorded = listener.is_some();
+        if self.tier == Tier::Landlock && !denials_recorded {
+            // Nobody would make its sockets, nor see that they lead nowhere else.
+            let why = "another program listens to what is refused here (seccomp_unotify(2))";
+            return Err(at("install the seccomp program")(io::Error::new(io::ErrorKind::ResourceBusy, why)));
+        }
         let handed: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
         wire::send(&hand_over, &(), &handed).map_err(at("hand over the seccomp listener"))?;
         drop((listener, hand_over));
         sys::reset_signals();
         audit::descriptors(first_closed, receipt)?;
         if let Some(receipt) = receipt {
-            let level = readback::level(landlock, programs, denials_recorded).map_err(at("read back"))?;
+            let level = readback::level(self.tier, landlock, programs, denials_recorded);
+            let level = level.map_err(at("read back"))?;
             let report = IsolationReport { plan: spawn.plan, level };
             rustix::io::write(receipt, report.to_line().as_bytes()).map_err(at("write the receipt"))?;
         }

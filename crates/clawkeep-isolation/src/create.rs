@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::{Cgroup, Host, Id, Refused};
+use clawkeep_plan::Tier;
+
+use crate::mark::Mark;
 use crate::proto::{Setup, SetupOutcome};
 use crate::spec::SandboxSpec;
 use crate::wire;
@@ -88,13 +91,19 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
     DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(host("make the run directory"))?;
     let log = open_log(run).map_err(host("open the log"))?;
     let lock = take_lock(run)?;
+    end_marked(run).map_err(host("end what is left of the sandbox of before"))?;
     let control = bind_control(run).map_err(host("bind the control socket"))?;
     let id = open_directory(run).and_then(Id::of).map_err(host("look at the run directory"))?;
     let here = Host::look();
     let amounts = spec.limits.amounts(here.memory_bytes());
     let group = Cgroup::create(&here, (&spec.name, &id), &spec.limits, &amounts)
         .map_err(|Refused(why)| CreateError::Limit(why))?;
-    let setup = Setup { spec: spec.clone(), amounts };
+    let mark = (spec.tier == Tier::Landlock)
+        .then(|| Mark::new(spec.ids))
+        .transpose()
+        .map_err(host("make a mark"))?;
+    mark.map_or(Ok(()), |mark| mark.note(run)).map_err(host("note the mark"))?;
+    let setup = Setup { spec: spec.clone(), amounts, mark };
     let doors = group.doors().map_err(host("open the control group"));
     let made = doors.and_then(|doors| {
         let held = [control.as_fd(), log.as_fd(), lock.as_fd()];
@@ -103,6 +112,7 @@ pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), Crea
     });
     if made.is_err() {
         // Empty, or what is in it ends: nothing of a sandbox that is none is left. Why it is none counts.
+        let _ = end_marked(run);
         let _ = group.remove();
     }
     made
@@ -261,6 +271,8 @@ pub struct InitHandle {
     pub pidfd: OwnedFd,
     /// The control group of all that it starts.
     pub cgroup: Cgroup,
+    /// By what its processes are known, where no namespace of theirs ends with it.
+    pub mark: Option<Mark>,
 }
 
 /// Connect to the init that serves in this run directory; `None` when none does.
@@ -290,16 +302,17 @@ pub fn find(run: &Path) -> io::Result<Option<InitHandle>> {
     let pid = peer.pid.as_raw_nonzero().get();
     note_owner(run, pid);
     let cgroup = Cgroup::find(&Host::look(), &Id::of(&directory)?);
-    Ok(Some(InitHandle { connection, pid, pidfd, cgroup }))
+    Ok(Some(InitHandle { connection, pid, pidfd, cgroup, mark: Mark::of(run)? }))
 }
 
-/// Kill an init, and with it, by the kernel's hand, every process in its sandbox (pid_namespaces(7)). Blocks
-/// until it is gone, 30 s at most; its control group goes as well.
+/// Kill an init, and with it, by the kernel's hand, every process in its sandbox (pid_namespaces(7)), or those that
+/// have its mark. Blocks until they are gone, 30 s at most; its control group goes as well.
 ///
 /// # Errors
 /// What the system said.
 pub fn destroy(handle: &InitHandle) -> io::Result<()> {
     end(&handle.pidfd)?;
+    handle.mark.map_or(Ok(()), Mark::end_all)?;
     handle.cgroup.remove()
 }
 
@@ -309,12 +322,22 @@ pub fn destroy(handle: &InitHandle) -> io::Result<()> {
 /// What the system said.
 pub fn remove(run: &Path) -> io::Result<()> {
     if let Some(handle) = find(run)? {
-        return destroy(&handle);
+        destroy(&handle)?;
+        return Mark::forget(run);
     }
+    end_marked(run)?;
     match open_directory(run) {
         Ok(directory) => Cgroup::find(&Host::look(), &Id::of(directory)?).remove(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// End what has the mark of this run directory's sandbox, of which no init is left.
+fn end_marked(run: &Path) -> io::Result<()> {
+    match Mark::of(run)? {
+        Some(mark) => mark.end_all().and_then(|()| Mark::forget(run)),
+        None => Ok(()),
     }
 }
 

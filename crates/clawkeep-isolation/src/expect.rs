@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
-use clawkeep_plan::{Digest, Expected, IdRange, RECEIPT_FD};
+use clawkeep_plan::{Digest, Expected, IdRange, MountsLevel, RECEIPT_FD, Tier};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -24,20 +24,36 @@ pub fn expected(
     reports: bool,
     root: BorrowedFd<'_>,
 ) -> io::Result<Expected> {
-    let mountinfo = mountinfo(root)?;
-    let asked = seal::asked(sys::landlock_abi());
+    let asked = seal::asked(sys::landlock_abi(), spec.tier);
+    let (uid_map, gid_map) = match spec.tier {
+        Tier::Namespaces => {
+            (vec![id_range(spec.ids, |(uid, _)| uid)], vec![id_range(spec.ids, |(_, gid)| gid)])
+        }
+        Tier::Landlock => (readback::id_map("uid_map")?, readback::id_map("gid_map")?),
+    };
+    let (mounts, wrong_mounts) = match spec.tier {
+        Tier::Namespaces => {
+            let mountinfo = mountinfo(root)?;
+            (mounts::brief(&mountinfo)?, mounts::astray(&mountinfo, spec)?)
+        }
+        // None of its own.
+        Tier::Landlock => (MountsLevel { count: 0, digest: Digest::of(b"") }, Vec::new()),
+    };
+    let is_single = matches!(spec.ids, IdMap::Single { .. });
     Ok(Expected {
+        tier: spec.tier,
         landlock_abi: asked.abi,
         handled: asked.handled(),
         seccomp,
         seccomp_filters: Programs::COUNT,
-        id: AGENT_ID,
-        uid_map: vec![id_range(spec.ids, |(uid, _)| uid)],
-        gid_map: vec![id_range(spec.ids, |(_, gid)| gid)],
-        keeps_groups: matches!(spec.ids, IdMap::Single { .. }),
+        ids: spec.agent(),
+        uid_map,
+        gid_map,
+        keeps_groups: is_single,
+        keeps_bounding: is_single && spec.tier == Tier::Landlock,
         host_namespaces: readback::namespaces()?,
-        mounts: mounts::brief(&mountinfo)?,
-        wrong_mounts: mounts::astray(&mountinfo, spec)?,
+        mounts,
+        wrong_mounts,
         descriptors: (0..3).chain(reports.then_some(RECEIPT_FD)).collect(),
     })
 }

@@ -14,11 +14,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 use rustix::process::{Pid, Signal, WaitOptions};
 
+use crate::broker::Broker;
 use crate::children::Confinement;
 use crate::log::BoundedLog;
+use crate::mark::Mark;
 use crate::notify::Listeners;
-use crate::proto::{Child, Ended, Event, Kind, Message, Order, Reply, Request, Spawn};
-use crate::spec::SandboxSpec;
+use crate::proto::{Child, Ended, Event, Kind, Message, Order, Reply, Request, Setup, Spawn};
 use crate::stage::{Failure, at};
 use crate::{sys, wire};
 
@@ -54,17 +55,20 @@ pub struct Server {
     processes: Vec<Process>,
     events: VecDeque<Event>,
     refusals: Listeners,
+    /// By what the processes of the sandbox are known, where they have no namespace.
+    mark: Option<Mark>,
 }
 
 impl Server {
     /// Open everything that needs the rights which are dropped next.
     pub fn prepare(
-        spec: &SandboxSpec,
+        setup: &Setup,
         confinement: Confinement,
         control: OwnedFd,
         log: BoundedLog,
         lock: OwnedFd,
     ) -> Result<Self, Failure> {
+        let spec = &setup.spec;
         let mut listeners = Vec::new();
         for port in &spec.listeners {
             listeners.push((*port, listen(*port).map_err(at(format!("listen on port {port}")))?));
@@ -89,7 +93,8 @@ impl Server {
             connections: Vec::new(),
             processes: Vec::new(),
             events: VecDeque::new(),
-            refusals: Listeners::new(),
+            refusals: Listeners::new(Broker::of(spec).map_err(at("open the sandbox's directories"))?),
+            mark: setup.mark,
         })
     }
 
@@ -307,6 +312,18 @@ impl Server {
         Ok((Reply::Spawned { pid }, extra))
     }
 
+    /// Those that init started itself, which may be too young to have the mark.
+    fn kill_children_but(&self, spared: &[i32]) {
+        for process in self.processes.iter().filter(|p| p.child.ended.is_none()) {
+            // Not yet reaped, so the pid is still this process's own.
+            if let Some(pid) =
+                Pid::from_raw(process.child.pid).filter(|_| !spared.contains(&process.child.pid))
+            {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
     /// SIGKILL to everything else in the sandbox until nothing is left. What is spared is known by its
     /// session id, which no process can take from another (setsid(2)).
     fn kill_all(&mut self, spare_sessions: bool) -> io::Result<u32> {
@@ -318,7 +335,13 @@ impl Server {
                 .filter(|p| spare_sessions && p.child.kind == Kind::Session && p.child.ended.is_none())
                 .map(|p| p.child.pid)
                 .collect();
-            let left = kill_all_but(&spared)?;
+            let left = match self.mark {
+                None => kill_all_but(&spared)?,
+                Some(mark) => {
+                    self.kill_children_but(&spared);
+                    mark.kill_but(&spared)?
+                }
+            };
             self.reap();
             if left == 0 || Instant::now() > until {
                 // Output of the dead that nobody has read yet.

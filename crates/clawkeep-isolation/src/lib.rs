@@ -10,15 +10,19 @@
 #![deny(unsafe_code)]
 
 mod audit;
+mod beside;
+mod broker;
 mod cgroup;
 mod children;
 mod create;
 mod expect;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod idmap;
 mod init;
 mod log;
+mod mark;
 mod mountinfo;
 mod mounts;
 mod notify;
@@ -29,6 +33,7 @@ mod readback;
 mod rootfs;
 mod seal;
 mod seccomp;
+mod sockets;
 mod spec;
 mod stage;
 #[allow(unsafe_code)]
@@ -42,9 +47,10 @@ pub use create::{
     CreateError, InitHandle, LOG, SETUP_COMMAND, create, destroy, find, remove, start_time, start_time_in,
 };
 pub use expect::{expected, wrong_mounts};
+pub use mark::Mark;
 pub use mountinfo::points;
 pub use procself::{Status, id_map};
-pub use seccomp::{Programs, SeccompError, refused_call};
+pub use seccomp::{Profile, Programs, SeccompError, refused_call};
 pub use spec::{AGENT_ID, FIRST_ID, ID_RANGE, IdMap, Mount, MountAccess, SandboxSpec};
 pub use stage::sandbox_init_main;
 pub use sys::{landlock, landlock_abi};

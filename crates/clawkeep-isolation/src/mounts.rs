@@ -109,6 +109,7 @@ mod tests {
         let mount = |target: &str, access| Mount { source: "/x".into(), target: target.into(), access };
         SandboxSpec {
             name: "box".into(),
+            tier: clawkeep_plan::Tier::Namespaces,
             ids: IdMap::Single { uid: 1, gid: 1 },
             mounts: vec![
                 mount("/usr", MountAccess::ReadOnly),
@@ -119,6 +120,7 @@ mod tests {
             files: vec![],
             listeners: vec![],
             datagrams: vec![],
+            own_ports: vec![],
             tmp_bytes: 0,
             log_bytes: 0,
             limits: Default::default(),

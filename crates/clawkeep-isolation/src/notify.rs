@@ -1,6 +1,6 @@
 //! Init's end of the seccomp listeners (seccomp_unotify(2)): what the program around a process refuses, the kernel
-//! puts to us. The answer is EPERM, always: never is a call let through, and nothing that it points to is read. Which
-//! calls were refused is told once for each listener.
+//! puts to us. The answer is an error number, or in the lower tier what [`Broker`] did instead: never is a call let
+//! through, and nothing that it points to is read. Which calls were refused is told once for each listener.
 //!
 //! An agent can make refused calls as fast as it likes. A caller waits for its answer, so answers that come at a
 //! bounded rate bound what a flood costs, and it costs those who flood.
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::broker::Broker;
+use crate::sockets::Answer;
 use crate::{sys, wire};
 
 /// Answers a second, in the long run.
@@ -64,11 +66,12 @@ struct Listener {
 pub struct Listeners {
     all: Vec<Listener>,
     allowance: Allowance,
+    broker: Broker,
 }
 
 impl Listeners {
-    pub fn new() -> Self {
-        Self { all: Vec::new(), allowance: Allowance::new(Instant::now()) }
+    pub fn new(broker: Broker) -> Self {
+        Self { all: Vec::new(), allowance: Allowance::new(Instant::now()), broker }
     }
 
     /// Expect a listener over this socket (non-blocking), from the process of this name.
@@ -98,7 +101,7 @@ impl Listeners {
             let found: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
             let mut answered = false;
             let mut found = found.into_iter();
-            let allowance = &mut self.allowance;
+            let (allowance, broker) = (&mut self.allowance, &self.broker);
             self.all.retain_mut(|listener| {
                 let found = found.next().unwrap_or(PollFlags::empty());
                 if !listener.is_listening {
@@ -107,7 +110,7 @@ impl Listeners {
                 if found.contains(PollFlags::IN) && allowance.left > 0 {
                     allowance.left -= 1;
                     answered = true;
-                    if let Some(number) = sys::refuse_call(listener.fd.as_fd())
+                    if let Some(number) = listener.refuse(broker)
                         && listener.told.insert(number)
                     {
                         refused.push((listener.id.clone(), number));
@@ -124,6 +127,27 @@ impl Listeners {
 }
 
 impl Listener {
+    /// Answer one call. Gives its number where it was refused.
+    fn refuse(&self, broker: &Broker) -> Option<i64> {
+        // None: the caller has gone before it was asked about. One that goes later needs no answer.
+        let question = sys::next_question(self.fd.as_fd())?;
+        let (fd, id) = (self.fd.as_fd(), question.id);
+        let errno = match broker.answer(fd, &question) {
+            Answer::Done => 0,
+            Answer::Refused => libc::EPERM,
+            Answer::Lacking(errno) => errno,
+            Answer::Socket { socket, closes } => {
+                match sys::answer_with_descriptor(fd, id, socket.as_fd(), closes) {
+                    Ok(()) => return None,
+                    // It has as many descriptors as it may, or it is gone.
+                    Err(_) => libc::EMFILE,
+                }
+            }
+        };
+        sys::answer_with_error(fd, id, errno);
+        (errno == libc::EPERM).then_some(question.call)
+    }
+
     /// Take the listener from the socket. Whether there is one: without, its calls are refused unrecorded, or the
     /// process has failed.
     fn arrive(&mut self) -> bool {
@@ -164,7 +188,7 @@ mod tests {
             None,
         )
         .unwrap();
-        let mut listeners = Listeners::new();
+        let mut listeners = Listeners::new(Broker::none());
         listeners.expect("a".into(), ours);
         assert_eq!(listeners.answer(), []);
         assert_eq!(listeners.wait().0.count(), 1);

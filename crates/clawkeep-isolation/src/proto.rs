@@ -6,6 +6,7 @@ use clawkeep_plan::{Digest, NetlinkRule};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Amounts;
+use crate::mark::Mark;
 use crate::spec::SandboxSpec;
 
 /// From the host to init. Each is answered by one [`Reply`] with the same number.
@@ -224,6 +225,8 @@ pub enum Event {
 pub(crate) struct Setup {
     pub spec: SandboxSpec,
     pub amounts: Amounts,
+    /// By what its processes are known, where they have no namespace of their own.
+    pub mark: Option<Mark>,
 }
 
 /// What the setup tells the host once, over its standard input.

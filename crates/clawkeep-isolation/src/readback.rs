@@ -3,18 +3,24 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use clawkeep_plan::{EnforcedLevel, Ids, LandlockLevel, NAMESPACES, SeccompLevel};
+use clawkeep_plan::{EnforcedLevel, Ids, LandlockLevel, NAMESPACES, SeccompLevel, Tier};
 use rustix::process::{DumpableBehavior, Resource};
 
-use crate::procself::{Status, id_map, namespace};
+use crate::procself::{Status, namespace};
 use crate::seccomp::Programs;
 use crate::{mounts, sys};
 
-/// What this process reads about itself now. The Landlock domain cannot be read back: see [`LandlockLevel`].
-pub fn level(landlock: LandlockLevel, programs: &Programs, recorded: bool) -> io::Result<EnforcedLevel> {
+/// What this process, behind the walls of this tier, reads about itself now. The Landlock domain cannot be read back: see [`LandlockLevel`].
+pub fn level(
+    tier: Tier,
+    landlock: LandlockLevel,
+    programs: &Programs,
+    recorded: bool,
+) -> io::Result<EnforcedLevel> {
     let status = text("status")?;
     let status = Status(&status);
     Ok(EnforcedLevel {
+        tier,
         landlock,
         seccomp: SeccompLevel {
             mode: status.number("Seccomp")?,
@@ -28,8 +34,8 @@ pub fn level(landlock: LandlockLevel, programs: &Programs, recorded: bool) -> io
             uid: status.ids("Uid")?,
             gid: status.ids("Gid")?,
             groups: status.numbers("Groups")?,
-            uid_map: id_map(&text("uid_map")?)?,
-            gid_map: id_map(&text("gid_map")?)?,
+            uid_map: id_map("uid_map")?,
+            gid_map: id_map("gid_map")?,
         },
         namespaces: namespaces()?,
         mounts: mounts::brief(&text("mountinfo")?)?,
@@ -52,6 +58,11 @@ pub fn namespaces() -> io::Result<BTreeMap<String, u64>> {
     Ok(found)
 }
 
+/// A map of the user namespace that this process is in: `uid_map` or `gid_map`.
+pub fn id_map(file: &str) -> io::Result<Vec<clawkeep_plan::IdRange>> {
+    crate::procself::id_map(&text(file)?)
+}
+
 /// Every descriptor of this process, and whether exec closes it. They are looked for among the slots of its table:
 /// /proc/self/fd is closed to a process that is not dumpable.
 pub fn open_descriptors() -> io::Result<Vec<(i32, bool)>> {
@@ -71,7 +82,7 @@ fn text(file: &str) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use clawkeep_plan::{Handled, NetlinkRule, Restriction};
+    use clawkeep_plan::{Handled, NetlinkRule, Restriction, Tier};
 
     use super::*;
 
@@ -79,7 +90,8 @@ mod tests {
     fn reads_its_own_state() {
         let handled = Handled { fs: 0, net: 0, scopes: 0 };
         let landlock = LandlockLevel { asked: 0, abi: 0, status: Restriction::None, handled, tried: false };
-        let level = level(landlock, Programs::of(NetlinkRule::RouteOnly).unwrap(), true).unwrap();
+        let programs = Programs::of(NetlinkRule::RouteOnly).unwrap();
+        let level = level(Tier::Namespaces, landlock, programs, true).unwrap();
         assert_eq!(level.namespaces.len(), NAMESPACES.len());
         assert_eq!(level.namespaces, namespaces().unwrap());
         assert_eq!(level.ids.uid[1], rustix::process::geteuid().as_raw());

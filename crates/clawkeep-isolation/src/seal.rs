@@ -3,13 +3,16 @@
 
 use std::io;
 
-use clawkeep_plan::{Handled, LandlockLevel, Restriction};
+use std::path::{Path, PathBuf};
+
+use clawkeep_plan::{Handled, LandlockLevel, Restriction, Tier};
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::proto::Kind;
+use crate::spec::{MountAccess, SandboxSpec};
 
 /// Directories that an agent may write to. Device nodes follow below.
 const WRITABLE: &[&str] = &["/sandbox", "/tmp", "/dev/shm"];
@@ -26,30 +29,42 @@ const DEVICES: &[&str] = &[
     "/dev/pts",
 ];
 
+/// The same in the lower tier: no terminals, which are the host's.
+const HOST_DEVICES: &[&str] =
+    &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// The least ABI that the lower tier can do with: that of scopes for signals and abstract sockets.
+pub const LEAST_BESIDE: u32 = 6;
+
 /// What a kernel of some ABI is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
     /// The ABI; 0 for none.
     pub abi: u32,
     fs: BitFlags<AccessFs>,
+    net: BitFlags<AccessNet>,
     scopes: BitFlags<Scope>,
 }
 
 /// What is asked of a kernel whose highest ABI this is.
-pub fn asked(kernel_abi: u32) -> Asked {
+pub fn asked(kernel_abi: u32, tier: Tier) -> Asked {
     // A later one than the library knows is asked for what the last known one has.
     let known = ABI::from(i32::try_from(kernel_abi).unwrap_or(i32::MAX));
-    // Abstract sockets are held by the network namespace; this is the second wall for tiers that have none.
+    // Abstract sockets are held by the network namespace where there is one; this is the second wall.
     let scopes = if known >= ABI::V6 { Scope::AbstractUnixSocket | Scope::Signal } else { BitFlags::EMPTY };
-    Asked { abi: known as u32, fs: AccessFs::from_all(known), scopes }
+    // TCP (ABI 4) is not restricted in the sandbox's own network namespace: there is nothing but its loopback, on which
+    // an agent's servers and clients are legitimate, on any port; and rules that allow every port are no wall.
+    let net = match tier {
+        Tier::Namespaces => BitFlags::EMPTY,
+        Tier::Landlock => AccessNet::from_all(known),
+    };
+    Asked { abi: known as u32, fs: AccessFs::from_all(known), net, scopes }
 }
 
 impl Asked {
-    /// The same as the kernel's bit masks, of a gateway. TCP (ABI 4) is not restricted: in the sandbox's own network
-    /// namespace there is nothing but its loopback, on which an agent's servers and clients are legitimate, on any
-    /// port; and rules that allow every port are no wall.
+    /// The same as the kernel's bit masks, of a gateway.
     pub fn handled(self) -> Handled {
-        Handled { fs: self.fs.bits(), net: 0, scopes: self.scopes.bits() }
+        Handled { fs: self.fs.bits(), net: self.net.bits(), scopes: self.scopes.bits() }
     }
 }
 
@@ -58,6 +73,8 @@ impl Asked {
 pub struct Seal {
     asked: Asked,
     rules: RulesetCreated,
+    /// A directory in which an attempt is made that only the domain refuses.
+    tmp: PathBuf,
     /// Laid over it for a gateway, where the kernel has it.
     signals: Option<RulesetCreated>,
 }
@@ -67,48 +84,57 @@ fn other(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl Seal {
-    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI. `shared` may be
-    /// written to as well.
+    /// Prepare the domain for the file system that this process sees, on a kernel of this ABI.
     ///
     /// # Errors
-    /// When the kernel has no Landlock, or less of it than the ABI promises.
-    pub fn prepare(kernel_abi: u32, shared: &[&str]) -> io::Result<Self> {
-        Self::around(kernel_abi, &[WRITABLE, shared].concat(), DEVICES)
+    /// When the kernel has no Landlock, or less of it than the ABI promises, or than the tier needs.
+    pub fn prepare(kernel_abi: u32, spec: &SandboxSpec) -> io::Result<Self> {
+        match spec.tier {
+            Tier::Namespaces => Self::around(kernel_abi, &[WRITABLE, &spec.writable()].concat(), DEVICES),
+            Tier::Landlock => Self::beside(kernel_abi, spec),
+        }
     }
 
+    /// In a root of its own: everything can be read.
     fn around(kernel_abi: u32, writable: &[&str], devices: &[&str]) -> io::Result<Self> {
-        let asked = asked(kernel_abi);
-        if asked.abi == 0 {
-            return Err(other("this kernel has no Landlock, or it is switched off"));
-        }
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(asked.fs)
-            .map_err(other)?;
-        let sockets = asked.scopes & Scope::AbstractUnixSocket;
-        if !sockets.is_empty() {
-            ruleset = ruleset.scope(sockets).map_err(other)?;
-        }
-        let mut rules = ruleset.create().map_err(other)?;
-        let mut allow = |path: &str, access: BitFlags<AccessFs>| -> io::Result<()> {
-            let fd = PathFd::new(path).map_err(other)?;
-            // Of what this ABI does not restrict there is nothing to allow.
-            (&mut rules).add_rule(PathBeneath::new(fd, access & asked.fs)).map(drop).map_err(other)
-        };
-        allow("/", AccessFs::from_read(ABI::V1))?;
-        for path in writable {
-            let devices = AccessFs::MakeChar | AccessFs::MakeBlock;
-            let directory = std::fs::metadata(path)?.is_dir();
-            let all = if directory { asked.fs } else { asked.fs & AccessFs::from_file(ABI::V5) };
-            allow(path, all & !devices)?;
-        }
-        for path in devices {
-            let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
-            access |= AccessFs::Truncate | AccessFs::IoctlDev;
-            allow(path, access)?;
-        }
+        let asked = asked(kernel_abi, Tier::Namespaces);
+        let mut domain = Domain::new(asked, asked.scopes & Scope::AbstractUnixSocket)?;
+        domain.read(Path::new("/"))?;
+        writable.iter().try_for_each(|path| domain.write(Path::new(path)))?;
+        devices.iter().try_for_each(|path| domain.device(path))?;
         let signals = asked.scopes.contains(Scope::Signal).then(signals).transpose()?;
-        Ok(Self { asked, rules, signals })
+        Ok(Self { asked, rules: domain.rules, tmp: "/tmp".into(), signals })
+    }
+
+    /// In the host's root: what is not named cannot be opened. Nobody in it, a person's shell neither, signals anybody
+    /// outside of what was started with it: there is everything that runs on the host.
+    fn beside(kernel_abi: u32, spec: &SandboxSpec) -> io::Result<Self> {
+        let asked = asked(kernel_abi, Tier::Landlock);
+        if asked.abi < LEAST_BESIDE {
+            return Err(other(format!(
+                "the kernel has Landlock ABI {}; without namespaces {LEAST_BESIDE} is the least (Linux 6.12)",
+                asked.abi
+            )));
+        }
+        let mut domain = Domain::new(asked, asked.scopes)?;
+        for mount in &spec.mounts {
+            match mount.access {
+                MountAccess::ReadOnly | MountAccess::Shown => domain.read(&mount.source)?,
+                MountAccess::ReadWrite | MountAccess::Shared { .. } => domain.write(&mount.source)?,
+                MountAccess::Device => {}
+            }
+        }
+        domain.read(Path::new("/proc"))?;
+        HOST_DEVICES.iter().try_for_each(|path| domain.device(path))?;
+        for port in spec.listeners.iter().chain(&spec.own_ports) {
+            domain.port(*port, AccessNet::ConnectTcp)?;
+        }
+        // Whatever is bound is on the loopback (see `notify.rs`). Zero: any that is free.
+        for port in spec.own_ports.iter().chain(&[0]) {
+            domain.port(*port, AccessNet::BindTcp)?;
+        }
+        let tmp = spec.on_the_host("/tmp").ok_or_else(|| other("the sandbox has no /tmp"))?;
+        Ok(Self { asked, rules: domain.rules, tmp, signals: None })
     }
 
     /// Refuse a kernel with a lower ABI than a plan accepts.
@@ -145,7 +171,64 @@ impl Seal {
                 return Err(other(format!("Landlock ABI {abi} is not enforced in full: {status:?}")));
             }
         }
-        Ok(LandlockLevel { asked: abi, abi, status, handled: self.asked.handled(), tried: tried()? })
+        let tried = refuses_devices(&self.tmp)? && (self.asked.net.is_empty() || refuses_ports()?);
+        Ok(LandlockLevel { asked: abi, abi, status, handled: self.asked.handled(), tried })
+    }
+}
+
+/// A domain in the making.
+struct Domain {
+    asked: Asked,
+    rules: RulesetCreated,
+}
+
+impl Domain {
+    fn new(asked: Asked, scopes: BitFlags<Scope>) -> io::Result<Self> {
+        if asked.abi == 0 {
+            return Err(other("this kernel has no Landlock, or it is switched off"));
+        }
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(asked.fs)
+            .map_err(other)?;
+        if !asked.net.is_empty() {
+            ruleset = ruleset.handle_access(asked.net).map_err(other)?;
+        }
+        if !scopes.is_empty() {
+            ruleset = ruleset.scope(scopes).map_err(other)?;
+        }
+        Ok(Self { asked, rules: ruleset.create().map_err(other)? })
+    }
+
+    /// Of what this ABI does not restrict there is nothing to allow; of a file, nothing that is about directories.
+    fn allow(&mut self, path: &Path, access: BitFlags<AccessFs>) -> io::Result<()> {
+        let named = |error: &dyn std::fmt::Display| other(format!("{}: {error}", path.display()));
+        let directory = std::fs::metadata(path).map_err(|error| named(&error))?.is_dir();
+        let access = if directory { access } else { access & AccessFs::from_file(ABI::V5) };
+        let fd = PathFd::new(path).map_err(|error| named(&error))?;
+        let rule = PathBeneath::new(fd, access & self.asked.fs);
+        (&mut self.rules).add_rule(rule).map(drop).map_err(|error| named(&error))
+    }
+
+    fn read(&mut self, path: &Path) -> io::Result<()> {
+        self.allow(path, AccessFs::from_read(ABI::V1))
+    }
+
+    fn write(&mut self, path: &Path) -> io::Result<()> {
+        let devices = AccessFs::MakeChar | AccessFs::MakeBlock;
+        self.allow(path, self.asked.fs & !devices)
+    }
+
+    fn device(&mut self, path: &str) -> io::Result<()> {
+        let mut access = AccessFs::ReadFile | AccessFs::WriteFile;
+        access |= AccessFs::Truncate | AccessFs::IoctlDev;
+        // Terminals are a directory of them.
+        let fd = PathFd::new(path).map_err(other)?;
+        (&mut self.rules).add_rule(PathBeneath::new(fd, access & self.asked.fs)).map(drop).map_err(other)
+    }
+
+    fn port(&mut self, port: u16, access: AccessNet) -> io::Result<()> {
+        (&mut self.rules).add_rule(NetPort::new(port, access)).map(drop).map_err(other)
     }
 }
 
@@ -165,11 +248,11 @@ fn signals() -> io::Result<RulesetCreated> {
 
 /// Whether a domain refuses what nothing else refuses in this way: making a device node where everybody may make
 /// files. Without the right to do so it is EPERM (mknod(2)); a domain is asked before and says EACCES (landlock(7)).
-fn tried() -> io::Result<bool> {
+fn refuses_devices(tmp: &Path) -> io::Result<bool> {
     let mut random = [0_u8; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     // Nobody can have foreseen this name, so nothing is there.
-    let path = format!("/tmp/.clawkeep-{:x}", u128::from_ne_bytes(random));
+    let path = tmp.join(format!(".clawkeep-{:x}", u128::from_ne_bytes(random)));
     let null = rustix::fs::makedev(1, 3);
     let mode = rustix::fs::Mode::empty();
     match rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, mode, null) {
@@ -179,6 +262,17 @@ fn tried() -> io::Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// Whether a domain refuses a connection to a port that it does not name, by EACCES (landlock(7)): nobody else does.
+fn refuses_ports() -> io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    // tcpmux: where somebody should serve it after all, the connection is closed unused.
+    const UNNAMED: u16 = 1;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let to = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, UNNAMED);
+    Ok(connect(&socket, &to) == Err(rustix::io::Errno::ACCESS))
 }
 
 #[cfg(test)]
@@ -193,11 +287,11 @@ mod tests {
 
     #[test]
     fn each_abi_is_asked_for_all_that_it_has() {
-        let told = |abi| {
-            let Handled { fs, net, scopes } = asked(abi).handled();
-            (asked(abi).abi, fs, net, scopes)
+        let told = |abi, tier| {
+            let Handled { fs, net, scopes } = asked(abi, tier).handled();
+            (asked(abi, tier).abi, fs, net, scopes)
         };
-        let all: Vec<_> = (0..=7).map(told).collect();
+        let all: Vec<_> = (0..=7).map(|abi| told(abi, Tier::Namespaces)).collect();
         let want = [
             (0, 0, 0, 0),
             (1, 0x1fff, 0, 0),
@@ -209,7 +303,12 @@ mod tests {
             (7, 0xffff, 0, 3),
         ];
         assert_eq!(all, want);
-        assert_eq!(asked(u32::MAX), asked(10), "a kernel of the future is asked for what is known");
+        assert_eq!(
+            asked(u32::MAX, Tier::Landlock),
+            asked(10, Tier::Landlock),
+            "a kernel of the future is asked for what is known"
+        );
+        assert_eq!(told(6, Tier::Landlock), (6, 0xffff, 3, 3), "ports too, where the network is the host's");
     }
 
     #[test]

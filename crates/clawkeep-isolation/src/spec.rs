@@ -1,10 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clawkeep_plan::{Digest, NetlinkRule, SCHEMA, to_canonical_json};
+use clawkeep_plan::{Digest, NetlinkRule, SCHEMA, Tier, to_canonical_json};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
-use crate::seccomp::Programs;
+use crate::seccomp::{Profile, Programs, SeccompError};
 
 /// Uid and gid of the agent, as seen in every sandbox.
 pub const AGENT_ID: u32 = 998;
@@ -21,6 +21,9 @@ pub const FIRST_ID: u32 = 1_900_000_000;
 pub struct SandboxSpec {
     /// Its name, which is also its host name (uts_namespaces(7)).
     pub name: String,
+    /// What its walls are made of. In the lower tier nothing is mounted: what a mount would show is what Landlock lets
+    /// the agent see, at its own place on the host.
+    pub tier: Tier,
     /// How ids inside map to ids on the host.
     pub ids: IdMap,
     /// What is visible, in the order in which it is mounted.
@@ -33,6 +36,9 @@ pub struct SandboxSpec {
     pub listeners: Vec<u16>,
     /// UDP ports on 127.0.0.1 inside that are bound before anything runs.
     pub datagrams: Vec<u16>,
+    /// In the lower tier, TCP ports where the agent itself serves: the only ones besides the listeners' that it may
+    /// connect to, and the only ones but a free one that it may bind.
+    pub own_ports: Vec<u16>,
     /// Size limit of the private `/tmp`, in bytes; it is never more than half of the memory's limit.
     pub tmp_bytes: u64,
     /// Size at which the gateway's log is cut to its newer half, in bytes.
@@ -48,12 +54,39 @@ impl SandboxSpec {
         shared.map(|mount| mount.target.as_str()).collect()
     }
 
+    /// The seccomp program that is put around what runs in it.
+    ///
+    /// # Errors
+    /// [`SeccompError`] on an architecture that the filter compiler does not know.
+    pub fn programs(&self, netlink: NetlinkRule) -> Result<&'static Programs, SeccompError> {
+        Programs::of(Profile::of(self.tier, self.ids, netlink))
+    }
+
+    /// Uid and gid of the agent, as it sees itself.
+    pub fn agent(&self) -> (u32, u32) {
+        match self.tier {
+            Tier::Namespaces => (AGENT_ID, AGENT_ID),
+            Tier::Landlock => self.ids.host_agent(),
+        }
+    }
+
+    /// Where on the host lies what the agent knows by this path: the source of the innermost mount that it is in. In
+    /// the lower tier it is there for the agent too.
+    pub fn on_the_host(&self, path: &str) -> Option<PathBuf> {
+        let below =
+            |mount: &Mount| Some(mount.source.join(Path::new(path).strip_prefix(&mount.target).ok()?));
+        let within = self.mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.target));
+        let found = below(within.max_by_key(|mount| mount.target.len())?)?;
+        // Of the mount itself, without the slash that an empty rest leaves.
+        Some(found.components().collect())
+    }
+
     /// Names this exact specification: a sandbox that was made from another one is not the same. Nor is one of
     /// another schema, whose first process takes other orders and writes other receipts; or one whose first process
     /// puts other seccomp programs around what it starts: its receipts would be rejected for ever.
     pub fn digest(&self) -> Digest {
         let walls = [NetlinkRule::RouteOnly, NetlinkRule::Refused]
-            .map(|netlink| Programs::of(netlink).map(|programs| programs.digest()).ok());
+            .map(|netlink| self.programs(netlink).map(|programs| programs.digest()).ok());
         self.digest_behind(&walls)
     }
 
@@ -165,12 +198,14 @@ mod tests {
     fn a_sandbox_behind_other_walls_is_another_one() {
         let spec = SandboxSpec {
             name: "box".into(),
+            tier: Tier::Namespaces,
             ids: IdMap::range(1),
             mounts: vec![],
             symlinks: vec![],
             files: vec![],
             listeners: vec![],
             datagrams: vec![],
+            own_ports: vec![],
             tmp_bytes: 1,
             log_bytes: 1,
             limits: Limits::default(),

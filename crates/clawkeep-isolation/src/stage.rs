@@ -1,4 +1,5 @@
-//! From an ordinary process to the first process of a sandbox. Three processes, each with one thread:
+//! From an ordinary process to the first process of a sandbox (without namespaces: `beside.rs`). Three processes, each
+//! with one thread:
 //!
 //! - A, started by the host side: has the caller's rights, writes the id maps of B;
 //! - B: in the new namespaces, takes what the host's tree has to give;
@@ -12,6 +13,9 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use rustix::process::{Pid, Resource, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use clawkeep_plan::Tier;
+
+use crate::beside;
 use crate::children::Confinement;
 use crate::init;
 use crate::log::BoundedLog;
@@ -36,12 +40,12 @@ impl Setup {
 }
 
 /// What init holds for its whole life.
-struct Held {
-    control: OwnedFd,
-    log: OwnedFd,
-    lock: OwnedFd,
+pub struct Held {
+    pub control: OwnedFd,
+    pub log: OwnedFd,
+    pub lock: OwnedFd,
     /// By which what it starts joins the control group.
-    doors: Vec<OwnedFd>,
+    pub doors: Vec<OwnedFd>,
 }
 
 /// Files in the private `/tmp` at most: each costs the host memory that no size limit counts.
@@ -69,7 +73,7 @@ pub fn sandbox_init_main() -> ExitCode {
     }
 }
 
-fn report(channel: &OwnedFd, failure: &Failure) {
+pub fn report(channel: &OwnedFd, failure: &Failure) {
     let outcome = SetupOutcome::Failed { step: failure.step.clone(), reason: failure.error.to_string() };
     // Nobody is there to hear of a failure to report a failure: the host side sees the end of the channel.
     let _ = wire::send(channel, &outcome, &[]);
@@ -90,6 +94,9 @@ fn parent(channel: &OwnedFd) -> Result<(), Failure> {
     let held = Held { control, log, lock, doors: fds.collect() };
     rustix::process::setsid().map_err(at("start a session"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    if setup.spec.tier == Tier::Landlock {
+        return beside::leave(channel, &setup, held);
+    }
     let ids = setup.spec.ids;
     let tmp = match ids {
         // Made with the host's ids, so that the host side can publish files in it as the sandbox's root.
@@ -250,9 +257,14 @@ fn first_process(
     sys::usual_descriptors().map_err(at("limit open descriptors"))?;
     let Held { control, log, lock, doors } = held;
     let log = BoundedLog::new(std::fs::File::from(log), spec.log_bytes).map_err(at("open the log"))?;
-    let confinement = Confinement::prepare(spec, setup.amounts, doors)?;
-    let server = init::Server::prepare(spec, confinement, control, log, lock)?;
+    let confinement = Confinement::prepare(setup, doors)?;
+    let server = init::Server::prepare(setup, confinement, control, log, lock)?;
     drop_capabilities(spec.ids).map_err(at("drop capabilities"))?;
+    serve(channel, server)
+}
+
+/// The last of the setup: from here on init serves.
+pub fn serve(channel: &OwnedFd, server: init::Server) -> Result<std::convert::Infallible, Failure> {
     rustix::thread::set_no_new_privs(true).map_err(at("forbid new privileges"))?;
     wire::send(channel, &SetupOutcome::Ready, &[]).map_err(at("tell that the sandbox is ready"))?;
     detach_stdio(channel).map_err(at("let go of the host's descriptors"))?;
@@ -267,9 +279,26 @@ fn lock_down_root() -> io::Result<()> {
     rustix::thread::set_capabilities_secure_bits(bits).map_err(Into::into)
 }
 
-/// What init keeps, where it is root inside: to become the agent's user for a child, to signal that user's
-/// processes, to give it its terminal. No bounding set: nothing that it starts can have any.
+/// No bounding set: nothing that init starts can have any capability.
 fn drop_capabilities(ids: IdMap) -> io::Result<()> {
+    drop_bounding_set()?;
+    keep_capabilities(ids)
+}
+
+/// What init keeps, where it is root, of the sandbox or of the host: to become the agent's user for a child, to signal
+/// that user's processes, to give it its terminal.
+pub fn keep_capabilities(ids: IdMap) -> io::Result<()> {
+    let keep = match ids {
+        IdMap::Range { .. } => {
+            CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL | CapabilitySet::CHOWN
+        }
+        IdMap::Single { .. } => CapabilitySet::empty(),
+    };
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(Into::into)
+}
+
+pub fn drop_bounding_set() -> io::Result<()> {
     for number in 0..64 {
         match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
             1 << number,
@@ -280,14 +309,7 @@ fn drop_capabilities(ids: IdMap) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let keep = match ids {
-        IdMap::Range { .. } => {
-            CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL | CapabilitySet::CHOWN
-        }
-        IdMap::Single { .. } => CapabilitySet::empty(),
-    };
-    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets).map_err(Into::into)
+    Ok(())
 }
 
 fn detach_stdio(channel: &OwnedFd) -> io::Result<()> {

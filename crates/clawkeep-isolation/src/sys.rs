@@ -245,27 +245,89 @@ fn set_filter(program: &[sock_filter], flags: libc::c_ulong) -> io::Result<i32> 
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-/// Take one question from a seccomp listener that has some, and answer EPERM. Gives the number of the call; `None`
-/// where the caller has gone before it was asked about. One that goes later needs no answer.
-pub fn refuse_call(listener: BorrowedFd<'_>) -> Option<i64> {
+/// fchmodat2(2), which has one number everywhere (the kernel's `scripts/syscall.tbl`).
+pub const FCHMODAT2: i64 = 452;
+
+/// A system call that a seccomp listener was asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Question {
+    /// By which it is answered.
+    pub id: u64,
+    /// The call's number.
+    pub call: i64,
+    /// The id of the thread that made it.
+    pub caller: u32,
+    /// Its arguments, as they were in the registers.
+    pub arguments: [u64; 6],
+}
+
+/// Take one question from a seccomp listener that has some; `None` where the caller has gone before.
+pub fn next_question(listener: BorrowedFd<'_>) -> Option<Question> {
     // A later kernel's question may be longer; all of it must be zero before (seccomp_unotify(2)).
     #[repr(C)]
-    struct Question {
+    struct Asked {
         known: libc::seccomp_notif,
         more: [u64; 64],
     }
     // SAFETY: plain numbers, for which zero is a value.
-    let mut question = unsafe { std::mem::zeroed::<Question>() };
+    let mut asked = unsafe { std::mem::zeroed::<Asked>() };
     // SAFETY: the kernel writes one question there, for which there is more than enough room.
-    let taken =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question) };
-    if taken < 0 {
-        return None;
-    }
-    let answer = libc::seccomp_notif_resp { id: question.known.id, val: 0, error: -libc::EPERM, flags: 0 };
+    let taken = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+    let libc::seccomp_notif { id, pid, data, .. } = asked.known;
+    (taken >= 0).then_some(Question { id, call: data.nr.into(), caller: pid, arguments: data.args })
+}
+
+/// Whether the caller of a question still waits for its answer: what was found in its /proc before was its own then.
+pub fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads one number from there.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+}
+
+/// Answer with an error number, or with 0 that it was done. A caller that has gone needs no answer.
+pub fn answer_with_error(listener: BorrowedFd<'_>, id: u64, errno: i32) {
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -errno, flags: 0 };
     // SAFETY: the kernel reads one answer from there.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) };
-    Some(question.known.data.nr.into())
+}
+
+/// Answer with a copy of a descriptor, whose number in the caller is what the call returns: in one step, so that no
+/// copy is left behind where the caller goes in between (SECCOMP_ADDFD_FLAG_SEND).
+pub fn answer_with_descriptor(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    given: BorrowedFd<'_>,
+    closes_at_exec: bool,
+) -> io::Result<()> {
+    let answer = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: given.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: if closes_at_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    // SAFETY: the kernel reads one such answer from there; `given` is open over the call.
+    let number =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const answer) };
+    if number < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Keep a socket on the loopback device, for ever: whoever has no CAP_NET_RAW cannot take it off again (socket(7),
+/// SO_BINDTODEVICE).
+pub fn keep_on_loopback(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // The first device of every network namespace (the kernel's LOOPBACK_IFINDEX).
+    const LOOPBACK: libc::c_int = 1;
+    const SO_BINDTOIFINDEX: libc::c_int = 62;
+    // SAFETY: the value is one int, whose true size is given; the kernel copies it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_BINDTOIFINDEX,
+            std::ptr::from_ref(&LOOPBACK).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// unshare(2).

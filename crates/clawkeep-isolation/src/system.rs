@@ -22,6 +22,21 @@ const ETC: &[&str] = &[
     "/etc/inputrc",
 ];
 
+/// What is left to be read of the host's where nothing can be put in its place: who is who, and which names there are.
+const ETC_BESIDE: &[&str] = &[
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/host.conf",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/profile",
+    "/etc/bash.bashrc",
+];
+
 /// Directories of an image that are not all its own inside: the rest of each is shown by links.
 const MERGED: &[&str] = &["etc", "home", "media", "mnt", "opt", "srv", "var"];
 
@@ -57,6 +72,17 @@ impl System {
             }
         }
         for path in ETC {
+            system.mount(path);
+        }
+        system
+    }
+
+    /// The same for the lower tier, in which the agent sees the host's own files or none: with those in the place of
+    /// which [`etc_files`] puts others elsewhere.
+    pub fn beside_this_host() -> Self {
+        let mut system = Self::of_this_host();
+        system.symlinks.clear();
+        for path in ETC_BESIDE {
             system.mount(path);
         }
         system

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, Tier};
 
 /// The kinds of namespaces that a sandbox has of its own, by their names in `/proc/self/ns` (namespaces(7)).
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -11,6 +11,8 @@ pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user",
 /// it became the agent. Nothing in it is a copy of what was asked for, but where it is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnforcedLevel {
+    /// Which walls were put up. What follows proves it.
+    pub tier: Tier,
     /// The Landlock domain.
     pub landlock: LandlockLevel,
     /// The seccomp filters.
@@ -148,6 +150,8 @@ pub struct MountsLevel {
 /// What the host side knows of the walls that it ordered, independently of what the process says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
+    /// Which walls were ordered.
+    pub tier: Tier,
     /// The highest Landlock ABI that this kernel and this program both know.
     pub landlock_abi: u32,
     /// What a domain of that ABI restricts.
@@ -156,14 +160,17 @@ pub struct Expected {
     pub seccomp: Digest,
     /// How many programs that are.
     pub seccomp_filters: u32,
-    /// Uid and gid of the agent inside.
-    pub id: u32,
+    /// Uid and gid of the agent, as it sees itself.
+    pub ids: (u32, u32),
     /// Its user namespace's maps.
     pub uid_map: Vec<IdRange>,
     /// Of the groups.
     pub gid_map: Vec<IdRange>,
     /// Whether the caller's supplementary groups stay: an ordinary user cannot drop them (user_namespaces(7)).
     pub keeps_groups: bool,
+    /// Whether the bounding set stays: in the host's own user namespace an ordinary user cannot shrink it. With
+    /// no_new_privs nothing can be gained by it (capabilities(7)).
+    pub keeps_bounding: bool,
     /// The host side's own namespaces.
     pub host_namespaces: BTreeMap<String, u64>,
     /// The mounts of the sandbox's first process, read from outside.
@@ -184,6 +191,9 @@ impl EnforcedLevel {
             }
         };
         let landlock = self.landlock;
+        need(self.tier == expected.tier, &|| {
+            format!("the walls are those of the {} tier, not of {}", self.tier.word(), expected.tier.word())
+        });
         need(landlock.status == Restriction::Full, &|| {
             format!("Landlock is not enforced in full ({:?})", landlock.status).to_lowercase()
         });
@@ -199,23 +209,26 @@ impl EnforcedLevel {
             format!("seccomp mode {} with {} filters", self.seccomp.mode, self.seccomp.filters)
         });
         need(self.no_new_privs, &|| "no_new_privs is off".into());
-        need(self.caps.any() == 0, &|| format!("capabilities left: {:#x}", self.caps.any()));
+        let bounding = if expected.keeps_bounding { 0 } else { self.caps.bounding };
+        let left = Capabilities { bounding, ..self.caps }.any();
+        need(left == 0, &|| format!("capabilities left: {left:#x}"));
         let ids = &self.ids;
-        need(ids.uid == [expected.id; 4] && ids.gid == [expected.id; 4], &|| {
+        need(ids.uid == [expected.ids.0; 4] && ids.gid == [expected.ids.1; 4], &|| {
             format!("runs with uids {:?} and gids {:?}", ids.uid, ids.gid)
         });
         need(ids.groups.is_empty() || expected.keeps_groups, &|| format!("groups left: {:?}", ids.groups));
         need(ids.uid_map == expected.uid_map, &|| format!("another map of uids: {:?}", ids.uid_map));
         need(ids.gid_map == expected.gid_map, &|| format!("another map of gids: {:?}", ids.gid_map));
-        for kind in NAMESPACES {
-            match (self.namespaces.get(kind), expected.host_namespaces.get(kind)) {
+        for kind in NAMESPACES.iter().filter(|_| expected.tier == Tier::Namespaces) {
+            match (self.namespaces.get(*kind), expected.host_namespaces.get(*kind)) {
                 (Some(inside), Some(host)) if inside != host => {}
                 (Some(_), Some(_)) => need(false, &|| format!("shares the {kind} namespace of the host")),
                 (None, _) => need(false, &|| format!("no {kind} namespace reported")),
                 (_, None) => need(false, &|| format!("the host's {kind} namespace is not known")),
             }
         }
-        need(self.mounts == expected.mounts, &|| {
+        // The host's own table of mounts is nobody's wall, and changes with what the host does.
+        need(expected.tier == Tier::Landlock || self.mounts == expected.mounts, &|| {
             let (seen, there) = (self.mounts.count, expected.mounts.count);
             format!("sees other mounts ({seen}) than its sandbox has ({there})")
         });
@@ -241,14 +254,16 @@ pub(crate) mod tests {
 
     pub(crate) fn expected() -> Expected {
         Expected {
+            tier: Tier::Namespaces,
             landlock_abi: 7,
             handled: Handled { fs: 0xffff, net: 0, scopes: 1 },
             seccomp: Digest::of(b"filter"),
             seccomp_filters: 2,
-            id: 998,
+            ids: (998, 998),
             uid_map: vec![IdRange { inside: 0, outside: 1_900_000_000, count: 65_536 }],
             gid_map: vec![IdRange { inside: 0, outside: 1_900_000_000, count: 65_536 }],
             keeps_groups: false,
+            keeps_bounding: false,
             host_namespaces: inodes(4_026_531_835),
             mounts: MountsLevel { count: 30, digest: Digest::of(b"mounts") },
             wrong_mounts: vec![],
@@ -260,6 +275,7 @@ pub(crate) mod tests {
     pub(crate) fn level() -> EnforcedLevel {
         let Expected { landlock_abi, handled, uid_map, gid_map, mounts, .. } = expected();
         EnforcedLevel {
+            tier: Tier::Namespaces,
             landlock: LandlockLevel {
                 asked: landlock_abi,
                 abi: landlock_abi,
@@ -283,7 +299,8 @@ pub(crate) mod tests {
     fn every_layer_that_falls_short_is_named() {
         assert_eq!(level().shortfalls(&expected()), Vec::<String>::new());
         type Weaken = fn(&mut EnforcedLevel);
-        let weaken: [(Weaken, &str); 24] = [
+        let weaken: [(Weaken, &str); 25] = [
+            (|l| l.tier = Tier::Landlock, "the walls are those of the landlock tier, not of namespaces"),
             (|l| l.landlock.status = Restriction::Partial, "landlock is not enforced in full (partial)"),
             (|l| l.landlock.abi = 6, "Landlock ABI 6 of 7"),
             (|l| l.landlock.asked = 6, "Landlock ABI 7 of 7"),
@@ -332,6 +349,29 @@ pub(crate) mod tests {
         let mut ours = level();
         ours.ids.groups.push(27);
         assert_eq!(ours.shortfalls(&kept), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_lower_tier_is_accepted_where_it_was_ordered_and_nowhere_else() {
+        let mut ordered = expected();
+        ordered.tier = Tier::Landlock;
+        ordered.keeps_bounding = true;
+        let mut lower = level();
+        lower.tier = Tier::Landlock;
+        lower.caps.bounding = 1 << 21;
+        lower.namespaces = ordered.host_namespaces.clone();
+        lower.mounts.count = 7;
+        assert_eq!(lower.shortfalls(&ordered), Vec::<String>::new());
+        let found = lower.shortfalls(&expected());
+        assert_eq!(found.len(), 3 + NAMESPACES.len(), "{found:?}");
+        assert_eq!(found[0], "the walls are those of the landlock tier, not of namespaces");
+        let mut weaker = lower.clone();
+        weaker.caps.effective = 1;
+        assert_eq!(weaker.shortfalls(&ordered), ["capabilities left: 0x1"]);
+        assert_eq!(
+            level().shortfalls(&ordered),
+            ["the walls are those of the namespaces tier, not of landlock"]
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use level::{
 };
 pub use name::{NameError, RESERVED_NAMES, SandboxName};
 pub use plan::{
-    Agent, GuardInput, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing,
+    Agent, GuardInput, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, Sealing, Tier,
 };
 pub use receipt::{IsolationReport, LoadedGuard, MAX_RECEIPT_BYTES, Receipt, ReceiptError, Shortfall};
 pub use verify::{Fact, InputId, Inspect, Mismatch, Refusal, VerifiedPlan};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Digest, SandboxName, canonical::to_canonical_json};
 
 /// The schema of plans and receipts that this version writes. A sandbox of another schema is made anew.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The file descriptor on which a launched process finds the write end of its receipt pipe.
 pub const RECEIPT_FD: i32 = 3;
@@ -81,14 +81,38 @@ pub struct PublishedFile {
     pub digest: Digest,
 }
 
-/// The layers around a launched process that can be chosen. Those that cannot be chosen (namespaces, no new
-/// privileges, no capabilities, the allowlist) are not here: they are always on.
+/// The layers around a launched process that can be chosen. Those that cannot be chosen (no new privileges, no
+/// capabilities, Landlock, the allowlist) are not here: they are always on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealing {
+    /// What the walls are made of.
+    pub tier: Tier,
     /// What the seccomp filter does with netlink sockets.
     pub netlink: NetlinkRule,
     /// The least Landlock ABI that is accepted; a kernel with a lower one refuses the launch.
     pub landlock_abi_min: u32,
+}
+
+/// What the walls around a sandbox are made of. The lower one is chosen by a person and never taken by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Namespaces of its own (user, pid, mount, net, ipc, uts, cgroup), with Landlock and seccomp in them.
+    #[default]
+    Namespaces,
+    /// Landlock and seccomp alone, for hosts that refuse user namespaces: the host's own files, processes and
+    /// network are around the agent, and refused to it.
+    Landlock,
+}
+
+impl Tier {
+    /// Its word, as it is typed and shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Landlock => "landlock",
+        }
+    }
 }
 
 /// What the seccomp filter does with `socket(AF_NETLINK)`.

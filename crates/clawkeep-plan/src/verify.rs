@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{Digest, LaunchPlan};
+use crate::{Digest, LaunchPlan, Tier};
 
 /// One input of a plan, as the inspector is asked about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,7 +13,8 @@ pub enum InputId {
     Published(String),
     /// A listener on the sandbox's loopback, by port: held and served.
     Listener(u16),
-    /// The sandbox's mounts: all that were specified, and no other. Every plan has it.
+    /// The sandbox's mounts: all that were specified, and no other. Every plan has it whose sandbox has mounts of
+    /// its own.
     Mounts,
 }
 
@@ -114,7 +115,8 @@ impl LaunchPlan {
         let files = self.files.iter().map(|f| InputId::File(f.path.clone()));
         let published = self.published.iter().map(|p| InputId::Published(p.name.clone()));
         let listeners = self.listeners.iter().map(|port| InputId::Listener(*port));
-        guards.chain(files).chain(published).chain(listeners).chain([InputId::Mounts]).collect()
+        let mounts = (self.sealing.tier == Tier::Namespaces).then_some(InputId::Mounts);
+        guards.chain(files).chain(published).chain(listeners).chain(mounts).collect()
     }
 
     /// Ask the inspector about every input, and give the launchable form only if all are right.
@@ -193,7 +195,7 @@ pub(crate) mod tests {
             files: vec![PinnedFile { path: "/bundle/node".into(), digest: Digest::of(b"node") }],
             published: vec![PublishedFile { name: "env.sh".into(), digest: Digest::of(b"env") }],
             listeners: vec![3128],
-            sealing: Sealing { netlink: NetlinkRule::RouteOnly, landlock_abi_min: 1 },
+            sealing: Sealing { tier: Tier::Namespaces, netlink: NetlinkRule::RouteOnly, landlock_abi_min: 1 },
         }
     }
 
@@ -262,7 +264,7 @@ pub(crate) mod tests {
     fn every_field_of_the_plan_changes_its_digest() {
         let base = sample();
         let mut seen = vec![base.digest()];
-        let edits: [fn(&mut LaunchPlan); 9] = [
+        let edits: [fn(&mut LaunchPlan); 10] = [
             |p| p.sandbox = "other".parse().unwrap(),
             |p| p.agent.version.push('x'),
             |p| p.argv.push("x".into()),
@@ -272,6 +274,7 @@ pub(crate) mod tests {
             |p| p.files[0].digest = Digest::of(b"x"),
             |p| p.published[0].name.push('x'),
             |p| p.sealing.netlink = NetlinkRule::Refused,
+            |p| p.sealing.tier = Tier::Landlock,
         ];
         for edit in edits {
             let mut plan = base.clone();

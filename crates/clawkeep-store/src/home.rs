@@ -253,6 +253,11 @@ impl SandboxDirs {
         self.root.join("home")
     }
 
+    /// What the agent finds in the place of `/tmp` where nothing is mounted for it.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
     /// Sockets and logs of the running sandbox.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
@@ -317,7 +322,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), atomic::sync_at)
 }
 
-/// See that there is a directory which is ours and nobody else can write, and make it 0700. A symlink counts
+/// See that there is a directory which is ours and nobody else can read or write, else make it 0700. A symlink counts
 /// when we or root made it and it leads to such a directory (homes are put on bigger disks that way).
 pub(crate) fn own_dir(path: &Path) -> Result<(), HomeError> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -345,7 +350,8 @@ pub(crate) fn own_dir(path: &Path) -> Result<(), HomeError> {
     if mode & 0o022 != 0 {
         return Err(HomeError::WritableByOthers { path: path.to_owned(), mode });
     }
-    if mode & 0o077 != 0 {
+    // To let others pass through to what they are shown is not to let them look (the lower tier of sandboxes of root).
+    if mode & 0o066 != 0 {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(path, private).map_err(HomeError::at(path))?;
     }

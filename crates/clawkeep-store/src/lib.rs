@@ -25,6 +25,7 @@ mod snapshots;
 pub mod staging;
 mod store;
 mod time;
+mod tree;
 mod writer;
 
 pub use clawkeep_credentials::Secret;
@@ -42,4 +43,5 @@ pub use snapshots::{
 };
 pub use store::{Opened, SCHEMA, Store};
 pub use time::unix_ms;
+pub use tree::remove_tree;
 pub use writer::{JournalHealth, JournalWriter, Notice};

@@ -4,6 +4,7 @@
 //! a [`Blueprint`]: put every input in place, verify, execute; the same for the first start and every other.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod blueprint;
 mod client;
 mod identity;

@@ -12,7 +12,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clawkeep_isolation::Programs;
 use clawkeep_plan::{Digest, LaunchPlan, Receipt};
 use clawkeep_recovery::story::CORE;
 use clawkeep_recovery::{Action, Event, Phase, Rung, Settings, State, step};
@@ -217,7 +216,7 @@ impl<H: Hooks> Supervisor<H> {
         status: watch::Sender<Snapshot>,
         hooks: H,
     ) -> Result<Self, (H, String)> {
-        let seccomp = match Programs::of(blueprint.plan.sealing.netlink) {
+        let seccomp = match blueprint.spec.programs(blueprint.plan.sealing.netlink) {
             Ok(programs) => programs.digest(),
             Err(error) => return Err((hooks, error.to_string())),
         };

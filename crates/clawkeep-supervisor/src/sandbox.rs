@@ -9,15 +9,16 @@ use clawkeep_doctor::{Facts, explain};
 use clawkeep_guards::{InstallError, Package, Published, Publisher, Watcher};
 use clawkeep_isolation::proto::{Child, Ended, Event, Kind, Order, Reply, Spawn, Stdio};
 use clawkeep_isolation::{
-    AGENT_ID, InitHandle, LOG, MountAccess, SandboxSpec, Usage, create, destroy, expected, find, start_time,
+    InitHandle, LOG, MountAccess, SandboxSpec, Usage, create, destroy, expected, find, start_time,
     start_time_in,
 };
-use clawkeep_plan::{Digest, Expected, LaunchPlan, VerifiedPlan};
+use clawkeep_plan::{Digest, Expected, LaunchPlan, Tier, VerifiedPlan};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use tokio::sync::mpsc;
 
+use crate::beside;
 use crate::blueprint::{Blueprint, LOG_INSIDE};
 use crate::client::{InitClient, InitError, SESSION};
 use crate::identity;
@@ -111,6 +112,9 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
         end(old).await.map_err(io("end the sandbox of before"))?;
     }
     let spec = spec_now(blueprint)?;
+    if spec.tier == Tier::Landlock {
+        beside::prepare(blueprint, &spec).map_err(io("prepare the places of the sandbox"))?;
+    }
     let (program, run, made) = (blueprint.program.clone(), blueprint.run.clone(), spec.clone());
     let handle = tokio::task::spawn_blocking(move || {
         create(&program, &run, &made)?;
@@ -201,11 +205,15 @@ impl Sandbox {
         // Made anew each time: two daemons must not read each other's answers.
         let (_, mut fds) = client.ask(Order::Diagnostics, &[]).await?;
         let diagnostics = fds.pop().ok_or(InitError::Confused)?;
-        let inside = |path: &'static str| {
-            open_inside(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(|errno| StepError::Io(path, errno.into()))
+        let spec_now = spec_now(blueprint)?;
+        let place = |path: &'static str| {
+            let found = match (spec_now.tier, spec_now.on_the_host(path)) {
+                (Tier::Landlock, Some(place)) => open_dir(&place),
+                _ => open_inside(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(Into::into),
+            };
+            found.map_err(|error| StepError::Io(path, error))
         };
-        let (tmp, proc, guards) = (inside("/tmp")?, inside("/proc")?, inside(clawkeep_guards::GUARDS_MOUNT)?);
+        let (tmp, proc, guards) = (place("/tmp")?, place("/proc")?, place(clawkeep_guards::GUARDS_MOUNT)?);
         let twin = |fd: &OwnedFd| fd.try_clone().map_err(io("take /tmp"));
         let (uid, gid) = blueprint.spec.ids.host_root();
         let publisher = Publisher::new(twin(&tmp)?, uid, gid).map_err(|e| StepError::Other(e.to_string()))?;
@@ -233,7 +241,8 @@ impl Sandbox {
             _ => return Err(InitError::Confused.into()),
         }
         let holder = |pid, start| self.lock_holder(pid, start);
-        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), AGENT_ID, &holder, false);
+        let (uid, _) = self.spec.agent();
+        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), uid, &holder, false);
         let cleared = sweep.cleared.iter().map(|lock| {
             format!(
                 "[gateway-recovery] removed stale lock {} (pid {:?}, {:?})",
@@ -243,7 +252,7 @@ impl Sandbox {
         let refused = sweep.refused.iter().map(|what| format!("[gateway-recovery] left alone: {what}"));
         let mut lines: Vec<_> = cleared.chain(refused).collect();
         if thorough {
-            let displaced = displace_all(self.tmp.as_fd(), self.home.as_fd(), AGENT_ID);
+            let displaced = displace_all(self.tmp.as_fd(), self.home.as_fd(), uid);
             lines.extend(displaced.iter().map(|what| format!("[gateway-recovery] {what}")));
         }
         Ok(lines)
@@ -277,6 +286,14 @@ impl Sandbox {
         self.inside.proc.try_clone()
     }
 
+    /// The pid of its first process, as it sees itself.
+    pub fn init(&self) -> i32 {
+        match self.spec.tier {
+            Tier::Namespaces => 1,
+            Tier::Landlock => self.handle.pid,
+        }
+    }
+
     /// Whether one of its processes is there, and stopped.
     pub fn is_stopped(&self, inside: i32) -> bool {
         probe::stopped(self.inside.proc.as_fd(), inside)
@@ -300,7 +317,7 @@ impl Sandbox {
     /// directory is moved aside; nothing is followed, nothing is deleted.
     pub fn make_runtime_dirs(&self, blueprint: &Blueprint) -> Result<(), StepError> {
         let (uid, gid) = blueprint.spec.ids.host_agent();
-        for dir in blueprint.adapter.runtime_dirs(AGENT_ID) {
+        for dir in blueprint.adapter.runtime_dirs(self.spec.agent().0) {
             let name = dir.name.as_str();
             let mode = Mode::from_raw_mode(dir.mode);
             let attempt = || -> Result<bool, Errno> {
@@ -342,7 +359,11 @@ impl Sandbox {
 
     /// The gateway's log, where shells and old scripts look for it. Nothing depends on it, so nothing fails for it.
     fn link_log(&self, (uid, gid): (u32, u32)) {
-        if rustix::fs::symlinkat(LOG_INSIDE, &self.tmp, LOG).is_ok() {
+        let log = match self.spec.tier {
+            Tier::Namespaces => LOG_INSIDE.into(),
+            Tier::Landlock => self.spec.on_the_host(LOG_INSIDE).unwrap_or_default(),
+        };
+        if rustix::fs::symlinkat(log, &self.tmp, LOG).is_ok() {
             // A link in such a directory is followed only if it has the directory's owner (proc_sys_fs(5),
             // protected_symlinks).
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));

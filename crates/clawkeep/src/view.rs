@@ -9,6 +9,7 @@ use std::path::Path;
 use clawkeep_daemon::api::credentials::CredentialStatus;
 use clawkeep_daemon::api::{DeniedStatus, LimitsStatus, RouteStatus, SandboxStatus, Status};
 use clawkeep_isolation::Hierarchy;
+use clawkeep_plan::Tier;
 
 use crate::output::clean;
 
@@ -49,6 +50,14 @@ pub fn model(route: &RouteStatus) -> String {
     provider_and_model(route) + &at
 }
 
+/// Said wherever a sandbox is: that it is of the lower tier.
+fn lower(status: &SandboxStatus) -> &'static str {
+    match status.tier {
+        Tier::Namespaces => "",
+        Tier::Landlock => " (landlock tier)",
+    }
+}
+
 /// The table of `list`.
 pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
     if sandboxes.is_empty() {
@@ -60,7 +69,7 @@ pub fn list(sandboxes: &[SandboxStatus], root: &Path) -> String {
         let half = if status.onboarded { "" } else { " (onboarding unfinished)" };
         rows.push([
             format!("{}{mark}", status.name),
-            format!("{}{half}", status.phase),
+            format!("{}{half}{}", status.phase, lower(status)),
             agent(status),
             guards(status),
             provider_and_model(&status.route),
@@ -204,6 +213,12 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     let on = if runtime.is_empty() { String::new() } else { format!(" on {runtime}") };
     text += &line("agent", &format!("{}{on}", agent(status)));
     text += &line("system", &status.system);
+    if status.tier == Tier::Landlock {
+        text += &line(
+            "isolation",
+            "landlock tier, as it was asked for: Landlock and seccomp alone, NO namespaces",
+        );
+    }
     for mount in &status.mounts {
         text += &line("mount", mount);
     }
@@ -300,6 +315,7 @@ pub mod tests {
             },
             safe_mode: false,
             rung: "respawn".into(),
+            tier: Tier::Namespaces,
             level: Some(walls::tests::level()),
             limits: Some(LimitsStatus {
                 enforced: Enforced {
@@ -348,6 +364,18 @@ pub mod tests {
         status.last_incident =
             Some(Incident { at: "2026-11-24T07:01:00Z".into(), what: "line one\nline two".into() });
         status
+    }
+
+    #[test]
+    fn the_lower_tier_is_said_wherever_a_sandbox_is() {
+        let mut status = ready("box");
+        status.tier = Tier::Landlock;
+        let told = list(std::slice::from_ref(&status), Path::new("/home"));
+        assert!(told.contains("box *   ready (landlock tier)   openclaw"), "{told}");
+        let line =
+            "  isolation  landlock tier, as it was asked for: Landlock and seccomp alone, NO namespaces\n";
+        assert!(sandbox(&status).contains(line), "{}", sandbox(&status));
+        assert!(!sandbox(&ready("box")).contains("landlock tier"));
     }
 
     #[test]

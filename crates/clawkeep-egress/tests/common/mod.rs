@@ -33,13 +33,22 @@ pub async fn start(limits: Limits) -> Running {
     start_with(&authority, listener, limits)
 }
 
+/// One that serves this user alone.
+pub async fn start_only_for(uid: u32) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    begin(&Authority::generate().unwrap(), listener, |proxy| proxy.only_for(uid))
+}
+
 pub fn start_with(authority: &Authority, listener: TcpListener, limits: Limits) -> Running {
+    begin(authority, listener, |proxy| proxy.with_limits(limits))
+}
+
+fn begin(authority: &Authority, listener: TcpListener, set: impl FnOnce(Proxy) -> Proxy) -> Running {
     let inference = LiveService::new(Service::canary());
     let (sender, events) = mpsc::channel(1024);
     let policy = LivePolicy::new(Matcher::nothing());
-    let proxy = Proxy::new(authority, inference.clone(), policy, Arc::new(NoCallers), sender)
-        .unwrap()
-        .with_limits(limits);
+    let proxy = Proxy::new(authority, inference.clone(), policy, Arc::new(NoCallers), sender).unwrap();
+    let proxy = set(proxy);
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(proxy.serve(listener, async move {

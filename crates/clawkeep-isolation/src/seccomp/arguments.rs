@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use clawkeep_plan::NetlinkRule;
+
+use super::profile::Profile;
 use seccompiler::SeccompCmpArgLen::{self, Dword, Qword};
 use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq, Ne};
 use seccompiler::{BackendError, SeccompCondition, SeccompRule};
 
+use super::beside;
 use super::table::Call;
 
 /// What seccompiler makes a program of: of each call, the rules of which one must hold; none: any arguments.
@@ -40,7 +43,7 @@ pub const NAMESPACE_FLAGS: i32 = libc::CLONE_NEWUSER
 const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 
 /// The low bits of a socket's type; the others are flags (socket(2)).
-const SOCKET_TYPE: u64 = 0xf;
+pub(super) const SOCKET_TYPE: u64 = 0xf;
 
 /// Options of SOL_SOCKET that load a program into the kernel (socket(7), the kernel's asm-generic/socket.h): packet
 /// captures need them, on sockets that are not to be had here.
@@ -124,7 +127,9 @@ pub const PRCTLS: &[i32] = &[
     64,
 ];
 
-fn when(conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)]) -> Result<SeccompRule, BackendError> {
+pub(super) fn when(
+    conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)],
+) -> Result<SeccompRule, BackendError> {
     let conditions = conditions.iter().map(|(index, length, operator, value)| {
         SeccompCondition::new(*index, length.clone(), operator.clone(), *value)
     });
@@ -132,21 +137,31 @@ fn when(conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)]) -> Result<Secc
 }
 
 /// A signed argument, as the kernel's 32 bits.
-fn bits(value: i32) -> u64 {
+pub(super) fn bits(value: i32) -> u64 {
     value.cast_unsigned().into()
 }
 
 /// One of these values.
-fn one_of(index: u8, values: impl IntoIterator<Item = u64>) -> Result<Vec<SeccompRule>, BackendError> {
+pub(super) fn one_of(
+    index: u8,
+    values: impl IntoIterator<Item = u64>,
+) -> Result<Vec<SeccompRule>, BackendError> {
     values.into_iter().map(|value| when(&[(index, Dword, Eq, value)])).collect()
 }
 
 /// What is allowed of each.
-pub fn allowed(netlink: NetlinkRule) -> Result<Rules, BackendError> {
-    let mut rules = Rules::new();
+pub fn allowed(profile: Profile) -> Result<Rules, BackendError> {
+    let mut rules = everywhere()?;
+    match profile {
+        Profile::Namespaces(netlink) => rules.extend(in_namespaces(netlink)?),
+        Profile::Landlock { own_ids } => rules.extend(beside::allowed(own_ids)?),
+    }
+    Ok(rules)
+}
 
-    // Threads and processes, but no new namespaces.
-    rules.insert(libc::SYS_clone, vec![when(&[(0, Qword, MaskedEq(bits(NAMESPACE_FLAGS)), 0)])?]);
+/// Where there is nothing around but what is the sandbox's own.
+fn in_namespaces(netlink: NetlinkRule) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
 
     // Unix sockets of all types; TCP and UDP. Not raw, not SCTP, not MPTCP, no ping.
     let mut socket = one_of(0, [bits(libc::AF_UNIX)])?;
@@ -180,6 +195,26 @@ pub fn allowed(netlink: NetlinkRule) -> Result<Rules, BackendError> {
         vec![when(&[(1, Dword, Ne, bits(libc::SOL_SOCKET))])?, when(&harmless)?],
     );
 
+    // Its own limits: init's are out of reach, where it has the agent's uid (glibc asks for its own with 0). That
+    // for core dumps can be read only; see `pretended`.
+    let core = u64::from(libc::RLIMIT_CORE);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![
+            when(&[(0, Dword, Eq, 0), (1, Dword, Ne, core)])?,
+            when(&[(0, Dword, Eq, 0), (1, Dword, Eq, core), (2, Qword, Eq, 0)])?,
+        ],
+    );
+    Ok(rules)
+}
+
+/// The same in every profile.
+fn everywhere() -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+
+    // Threads and processes, but no new namespaces.
+    rules.insert(libc::SYS_clone, vec![when(&[(0, Qword, MaskedEq(bits(NAMESPACE_FLAGS)), 0)])?]);
+
     // The default personality and the question for it; the others switch off protections.
     rules.insert(libc::SYS_personality, one_of(0, [0, 0xffff_ffff])?);
 
@@ -192,17 +227,6 @@ pub fn allowed(netlink: NetlinkRule) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_ioctl, ioctl);
 
     rules.insert(libc::SYS_prctl, one_of(0, PRCTLS.iter().map(|option| bits(*option)))?);
-
-    // Its own limits: init's are out of reach, where it has the agent's uid (glibc asks for its own with 0). That
-    // for core dumps can be read only; see `pretended`.
-    let core = u64::from(libc::RLIMIT_CORE);
-    rules.insert(
-        libc::SYS_prlimit64,
-        vec![
-            when(&[(0, Dword, Eq, 0), (1, Dword, Ne, core)])?,
-            when(&[(0, Dword, Eq, 0), (1, Dword, Eq, core), (2, Qword, Eq, 0)])?,
-        ],
-    );
 
     // A process may restrict itself further (browsers do). A listener would let one process answer the system
     // calls of another.

@@ -10,8 +10,10 @@
 //! the one over the question of the other.
 
 mod arguments;
+mod beside;
 #[cfg(test)]
 mod machine;
+mod profile;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -20,11 +22,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
-use clawkeep_plan::{Digest, NetlinkRule};
+use clawkeep_plan::Digest;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
 
 use self::arguments::Rules;
-use self::table::{ALLOWED, ALLOWED_HERE, Call, REFUSED, REFUSED_HERE};
+pub use self::profile::Profile;
+use self::table::{ALLOWED, ALLOWED_HERE, Call, REFUSED, REFUSED_HERE, refused_beside};
 use crate::sys;
 
 /// The program of one profile, ready to be installed.
@@ -44,33 +47,32 @@ pub struct SeccompError(#[from] BackendError);
 
 /// The name of a call that the program can refuse, by its number; `None` for any other.
 pub fn refused_call(number: i64) -> Option<&'static str> {
-    let by_arguments = [arguments::BY_ARGUMENTS, REFUSED_HERE];
-    let mut calls = REFUSED.iter().chain(&by_arguments).copied().flatten();
+    let by_arguments = [arguments::BY_ARGUMENTS, beside::BY_ARGUMENTS, REFUSED_HERE];
+    let beside = refused_beside(false);
+    let mut calls = REFUSED.iter().chain(&by_arguments).chain(beside).copied().flatten();
     let (name, _) = calls.find(|(_, known)| *known == number)?;
     name.strip_prefix("SYS_")
 }
 
 impl Programs {
-    /// The program for this rule about netlink sockets. It is built once a process: that takes longer than a fork.
+    /// The program of this profile. It is built once a process: that takes longer than a fork.
     ///
     /// # Errors
     /// [`SeccompError`] on an architecture that the filter compiler does not know.
-    pub fn of(netlink: NetlinkRule) -> Result<&'static Self, SeccompError> {
-        static ROUTE_ONLY: OnceLock<Programs> = OnceLock::new();
-        static REFUSED: OnceLock<Programs> = OnceLock::new();
-        let known = match netlink {
-            NetlinkRule::RouteOnly => &ROUTE_ONLY,
-            NetlinkRule::Refused => &REFUSED,
-        };
+    pub fn of(profile: impl Into<Profile>) -> Result<&'static Self, SeccompError> {
+        static KNOWN: [OnceLock<Programs>; Profile::ALL.len()] =
+            [const { OnceLock::new() }; Profile::ALL.len()];
+        let profile = profile.into();
+        let known = &KNOWN[profile.index()];
         if let Some(programs) = known.get() {
             return Ok(programs);
         }
-        let built = Self::new(netlink)?;
+        let built = Self::new(profile)?;
         Ok(known.get_or_init(|| built))
     }
 
-    fn new(netlink: NetlinkRule) -> Result<Self, SeccompError> {
-        let plain = build(netlink)?;
+    fn new(profile: Profile) -> Result<Self, SeccompError> {
+        let plain = build(profile)?;
         let mut recorded = plain.clone();
         // The compiler has no word for the question, so it is put in the place of the error.
         let refusal = u32::from(refusal());
@@ -134,14 +136,18 @@ fn next_part() -> SeccompAction {
 }
 
 /// All parts, one after the other. A call that a part does not decide is one for the next.
-fn build(netlink: NetlinkRule) -> Result<BpfProgram, SeccompError> {
+fn build(profile: Profile) -> Result<BpfProgram, SeccompError> {
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     let pretended = compile(arguments::pretended()?, SeccompAction::Errno(0), next_part(), arch)?;
     let mut program = pretended[..PROLOGUE].to_vec();
     program.extend(foreign_calls());
     program.extend(part(&pretended));
-    program.extend(part(&compile(arguments::allowed(netlink)?, SeccompAction::Allow, refusal(), arch)?));
-    program.extend(listed(REFUSED.iter().copied().chain([REFUSED_HERE]), refusal()));
+    program.extend(part(&compile(arguments::allowed(profile)?, SeccompAction::Allow, refusal(), arch)?));
+    let beside = match profile {
+        Profile::Namespaces(_) => &[],
+        Profile::Landlock { own_ids } => refused_beside(own_ids),
+    };
+    program.extend(listed(REFUSED.iter().chain(beside).copied().chain([REFUSED_HERE]), refusal()));
     program.extend(listed(ALLOWED.iter().copied().chain([ALLOWED_HERE]), SeccompAction::Allow));
     program.push(answer(SeccompAction::Errno(libc::ENOSYS as u32)));
     match program.len() {

@@ -171,6 +171,42 @@ pub const REFUSED_HERE: &[Call] = calls! { SYS_iopl SYS_ioperm SYS_modify_ldt };
 #[cfg(not(target_arch = "x86_64"))]
 pub const REFUSED_HERE: &[Call] = &[];
 
+/// Refused besides in the lower tier, where the host's own network and processes are around the agent. That these are
+/// on the list of what is allowed as well does not matter: the refusal comes first.
+const BESIDE: &[&[Call]] = &[
+    // Every socket is made by init, which answers this call: see `notify.rs`.
+    calls! { SYS_socket },
+    // The host's shared memory, semaphores and queues: there is no IPC namespace.
+    calls! {
+        SYS_shmget SYS_shmat SYS_shmdt SYS_shmctl SYS_semget SYS_semop SYS_semtimedop SYS_semctl SYS_msgget
+        SYS_msgsnd SYS_msgrcv SYS_msgctl
+    },
+];
+
+/// The same, and where the host's user is the agent's too what Landlock leaves to the owner of a file wherever it lies
+/// (landlock(7), "Current limitations"): its mode, owner, times and extended attributes.
+const BESIDE_ONES_OWN: &[&[Call]] = &[
+    BESIDE[0],
+    BESIDE[1],
+    calls! {
+        SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_setxattr SYS_lsetxattr SYS_fsetxattr
+        SYS_removexattr SYS_lremovexattr SYS_fremovexattr
+    },
+    &[FCHMODAT2],
+    OLDER_OF_FILES,
+];
+
+/// The older spellings of those.
+#[cfg(target_arch = "x86_64")]
+const OLDER_OF_FILES: &[Call] = calls! { SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat };
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_OF_FILES: &[Call] = &[];
+
+/// What the lower tier refuses besides, with ids of the agent's own or without.
+pub fn refused_beside(own_ids: bool) -> &'static [&'static [Call]] {
+    if own_ids { BESIDE } else { BESIDE_ONES_OWN }
+}
+
 /// On no list on purpose, so unknown (ENOSYS): what asks for these has another way. Any other call is unknown as
 /// well, but those were looked at.
 #[cfg(test)]

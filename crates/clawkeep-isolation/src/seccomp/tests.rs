@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
+use clawkeep_plan::NetlinkRule;
+
 use super::arguments::{BY_ARGUMENTS, IOCTLS, NAMESPACE_FLAGS, PRCTLS, PROGRAM_OPTIONS, TERMINAL_REFUSED};
+use super::beside::{ABOUT_A_KIND, ABOUT_A_PID, SENDS, TCP_REFUSED};
 use super::machine::{Made, run};
 use super::table::UNKNOWN;
 use super::*;
@@ -37,7 +40,43 @@ fn fate(program: &[sock_filter], made: Made) -> Fate {
 }
 
 /// What should become of a call of this architecture, said once more without the compiler's terms.
-fn wanted(netlink: NetlinkRule, number: u32, arguments: [u64; 6]) -> Fate {
+fn wanted(profile: Profile, number: u32, arguments: [u64; 6]) -> Fate {
+    match profile {
+        Profile::Namespaces(netlink) => wanted_inside(netlink, number, arguments),
+        Profile::Landlock { own_ids } => wanted_beside(own_ids, number, arguments),
+    }
+}
+
+/// In the lower tier all is as elsewhere but this.
+fn wanted_beside(own_ids: bool, number: u32, arguments: [u64; 6]) -> Fate {
+    let [first, second, third, fourth, ..] = arguments.map(|argument| argument as u32);
+    let call = i64::from(number);
+    let of = |list: &[(i64, u8)]| list.iter().find(|(known, _)| *known == call).map(|(_, index)| *index);
+    let refused_if = |condition: bool| condition.then_some(Fate::Refused);
+    let beside = if let Some(flags) = of(&SENDS) {
+        refused_if([third, fourth][usize::from(flags) - 2] & 0x2000_0000 != 0)
+    } else if let (false, Some(_)) = (own_ids, of(&ABOUT_A_PID)) {
+        refused_if(first != 0)
+    } else if let (false, Some((_, kind))) = (own_ids, ABOUT_A_KIND.iter().find(|(known, _)| *known == call))
+    {
+        refused_if((u64::from(first), second) != (*kind, 0))
+    } else {
+        match call {
+            libc::SYS_socketpair => refused_if(![1, 5].contains(&(second & 0xf))),
+            libc::SYS_setsockopt => {
+                refused_if(second == 6 && TCP_REFUSED.iter().any(|option| option.cast_unsigned() == third))
+            }
+            libc::SYS_setrlimit => refused_if(first == libc::RLIMIT_LOCKS),
+            libc::SYS_prlimit64 => refused_if(second == libc::RLIMIT_LOCKS && arguments[2] != 0),
+            _ => {
+                refused_if(refused_beside(own_ids).iter().copied().flatten().any(|(_, known)| *known == call))
+            }
+        }
+    };
+    beside.unwrap_or_else(|| wanted_inside(NetlinkRule::Refused, number, arguments))
+}
+
+fn wanted_inside(netlink: NetlinkRule, number: u32, arguments: [u64; 6]) -> Fate {
     let is_in = |calls: &[Call]| calls.iter().any(|(_, known)| *known == i64::from(number));
     let [first, second, third, ..] = arguments.map(|argument| argument as u32);
     let low = |value: i32| value.cast_unsigned();
@@ -91,10 +130,8 @@ fn wanted(netlink: NetlinkRule, number: u32, arguments: [u64; 6]) -> Fate {
     }
 }
 
-fn built(strict: bool) -> &'static Programs {
-    static BUILT: std::sync::OnceLock<[Programs; 2]> = std::sync::OnceLock::new();
-    let build = || [NetlinkRule::RouteOnly, NetlinkRule::Refused].map(|rule| Programs::new(rule).unwrap());
-    &BUILT.get_or_init(build)[usize::from(strict)]
+fn a_profile() -> impl Strategy<Value = Profile> {
+    proptest::sample::select(&Profile::ALL[..])
 }
 
 fn all_calls() -> impl Iterator<Item = Call> {
@@ -110,7 +147,13 @@ fn an_argument() -> impl Strategy<Value = u64> {
         [IOCTLS.as_slice(), &TERMINAL_REFUSED]
             .concat()
             .into_iter()
-            .chain(PRCTLS.iter().chain(&PROGRAM_OPTIONS).map(|value| u64::from(value.cast_unsigned())))
+            .chain(
+                PRCTLS
+                    .iter()
+                    .chain(&PROGRAM_OPTIONS)
+                    .chain(&TCP_REFUSED)
+                    .map(|value| u64::from(value.cast_unsigned())),
+            )
             .collect::<Vec<_>>(),
     );
     let kind = (prop_oneof![Just(0x5400_u64), Just(0x8900), 0_u64..0x1_0000], 0_u64..256, 0_u64..0x1_0000)
@@ -125,8 +168,7 @@ fn an_argument() -> impl Strategy<Value = u64> {
 fn a_number() -> impl Strategy<Value = u32> {
     let number = |(_, number): &Call| u32::try_from(*number).unwrap();
     let known: Vec<u32> = all_calls().map(|call| number(&call)).collect();
-    let by_arguments: Vec<u32> =
-        BY_ARGUMENTS.iter().map(number).chain([libc::SYS_setrlimit as u32]).collect();
+    let by_arguments: Vec<u32> = BY_ARGUMENTS.iter().chain(super::beside::BY_ARGUMENTS).map(number).collect();
     prop_oneof![
         6 => proptest::sample::select(by_arguments),
         4 => proptest::sample::select(known),
@@ -142,12 +184,12 @@ proptest! {
 
     #[test]
     fn every_call_has_the_fate_that_the_tables_say(
-        number in a_number(), arguments in proptest::array::uniform6(an_argument()), strict: bool,
+        number in a_number(), arguments in proptest::array::uniform6(an_argument()),
+        profile in a_profile(),
     ) {
-        let netlink = if strict { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
-        let Programs { plain, recorded, .. } = built(strict);
+        let Programs { plain, recorded, .. } = Programs::of(profile).unwrap();
         let made = Made { arch: HERE, number, arguments };
-        prop_assert_eq!(fate(recorded, made), wanted(netlink, number, arguments));
+        prop_assert_eq!(fate(recorded, made), wanted(profile, number, arguments));
         // The one that records answers by a question where the other one answers by an error, and nowhere else.
         let by_error = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
         match run(plain, made) {
@@ -163,17 +205,24 @@ proptest! {
     }
 
     #[test]
-    fn a_foreign_architecture_is_the_end_whatever_the_call(number: u32, arch: u32, arguments: [u64; 6]) {
+    fn a_foreign_architecture_is_the_end_whatever_the_call(number: u32, arch: u32, arguments: [u64; 6],
+        profile in a_profile(),
+    ) {
         prop_assume!(arch != HERE);
-        prop_assert_eq!(fate(&built(false).recorded, Made { arch, number, arguments }), Fate::Killed);
+        prop_assert_eq!(fate(&Programs::of(profile).unwrap().recorded, Made { arch, number, arguments }), Fate::Killed);
     }
 }
 
 #[test]
-fn the_two_profiles_differ_and_each_builds_the_same_twice() {
-    let digest = |rule| Programs::new(rule).unwrap().digest();
-    assert_eq!(digest(NetlinkRule::RouteOnly), digest(NetlinkRule::RouteOnly));
-    assert_ne!(digest(NetlinkRule::RouteOnly), digest(NetlinkRule::Refused));
+fn the_profiles_differ_and_each_builds_the_same_twice() {
+    let digest = |profile| Programs::new(profile).unwrap().digest();
+    let all = Profile::ALL.map(digest);
+    assert_eq!(all, Profile::ALL.map(digest));
+    let places = Profile::ALL.map(Profile::index);
+    assert_eq!(places, [0, 1, 2, 3]);
+    for (index, one) in all.iter().enumerate() {
+        assert!(!all[..index].contains(one), "{:?}", Profile::ALL[index]);
+    }
 }
 
 #[test]

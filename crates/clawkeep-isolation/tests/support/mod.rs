@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
 use clawkeep_isolation::{
-    IdMap, InitHandle, Limits, Mount, MountAccess, Programs, SandboxSpec, System, create, destroy, etc_files,
-    expected, find, wire,
+    IdMap, InitHandle, Limits, Mount, MountAccess, SandboxSpec, System, create, destroy, etc_files, expected,
+    find, wire,
 };
-use clawkeep_plan::{Digest, EnforcedLevel, Expected, NetlinkRule, Receipt};
+use clawkeep_plan::{Digest, EnforcedLevel, Expected, NetlinkRule, Receipt, Tier};
 
 pub struct Sandbox {
     pub dir: tempfile::TempDir,
@@ -62,12 +62,14 @@ pub fn spec(dir: &Path, ids: IdMap) -> SandboxSpec {
     mounts.push(Mount { source: home, target: "/sandbox".into(), access: MountAccess::ReadWrite });
     SandboxSpec {
         name: "box".into(),
+        tier: Tier::Namespaces,
         ids,
         mounts,
         symlinks: system.symlinks,
         files: etc_files("box"),
         listeners: vec![3128, 53],
         datagrams: vec![53],
+        own_ports: vec![],
         tmp_bytes: 64 << 20,
         log_bytes: 1 << 20,
         limits: Limits::default(),
@@ -109,10 +111,31 @@ impl Sandbox {
         Self { dir, handle, spec, events: VecDeque::new(), number: 0 }
     }
 
+    /// In the lower tier, with a directory of its own for a `/tmp`, and these ports to serve on.
+    pub fn beside(own_ports: Vec<u16>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Where the agent is another user it must get there.
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        let tmp = dir.path().join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        Self::by(program(), dir, |spec| {
+            let (uid, gid) = spec.ids.host_agent();
+            std::os::unix::fs::chown(&tmp, Some(uid), Some(gid)).unwrap();
+            spec.tier = Tier::Landlock;
+            spec.listeners = vec![testkit::free_port()];
+            spec.own_ports = own_ports;
+            let home = spec.mounts.pop();
+            spec.mounts = System::beside_this_host().mounts;
+            spec.mounts.extend(home);
+            spec.mounts.push(Mount { source: tmp, target: "/tmp".into(), access: MountAccess::ReadWrite });
+            (spec.symlinks, spec.files) = (vec![], vec![]);
+        })
+    }
+
     /// What a gateway in it must say of itself.
     pub fn expected(&mut self) -> Expected {
         let (_, fds) = self.ask(Order::Hello, &[]);
-        let seccomp = Programs::of(NetlinkRule::RouteOnly).unwrap().digest();
+        let seccomp = self.spec.programs(NetlinkRule::RouteOnly).unwrap().digest();
         expected(&self.spec, seccomp, true, fds[0].as_fd()).unwrap()
     }
 

@@ -34,9 +34,6 @@ const ABLE: u32 = 80;
 /// The part of the patience after which the second question is put, in percent.
 const FIRST_ALONE: u32 = 60;
 
-/// The sandbox's first process, as the sandbox sees it.
-const INIT: i32 = 1;
-
 /// What a probe came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -60,6 +57,8 @@ pub(crate) struct Asking {
     pub spec: HealthSpec,
     /// The gateway, as the sandbox sees it.
     pub gateway: i32,
+    /// The sandbox's first process, likewise.
+    pub init: i32,
     /// Whether silence is to be judged: not while it warms up, but that it is stopped counts then as well.
     pub judge: bool,
     /// Whether the canary is due.
@@ -143,7 +142,7 @@ enum Answer {
 
 impl<R: Reach> Prober<'_, R> {
     fn look(&self) -> Looks {
-        Looks { gateway: self.eyes.look(self.asking.gateway), init: self.eyes.look(INIT) }
+        Looks { gateway: self.eyes.look(self.asking.gateway), init: self.eyes.look(self.asking.init) }
     }
 
     /// Both questions.

@@ -66,7 +66,7 @@ impl Fake {
         let canary = Canary { path: "/".into(), event: "connect.challenge".into(), every_ms: 1 };
         let spec = HealthSpec::new(self.port, live, ready, 60).every(PERIOD);
         let spec = HealthSpec { canary: Some(canary), ..spec };
-        Asking { spec, gateway: self.pid(), judge: true, canary: false }
+        Asking { spec, gateway: self.pid(), init: 1, judge: true, canary: false }
     }
 }
 

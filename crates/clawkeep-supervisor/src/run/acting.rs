@@ -1,7 +1,7 @@
 //! What the core wants done, done; and the look for what an earlier supervisor left.
 
 use clawkeep_isolation::proto::{Child, Kind, Order};
-use clawkeep_plan::{InputId, Mismatch};
+use clawkeep_plan::{InputId, Mismatch, Tier};
 use clawkeep_recovery::{Blame, Event};
 use serde_json::json;
 use tokio::time::Instant;
@@ -15,11 +15,11 @@ impl<H: Hooks> Supervisor<H> {
     pub(super) async fn prepare(&mut self) {
         match sandbox::prepare(&self.blueprint).await {
             Ok(sandbox) => {
-                self.hooks.record(
-                    "prepared",
-                    "namespaces and mounts are there",
-                    json!({ "init": sandbox.handle.pid }),
-                );
+                let made = match self.blueprint.plan.sealing.tier {
+                    Tier::Namespaces => "namespaces and mounts are there",
+                    Tier::Landlock => "its first process is there, without namespaces, as it was asked for",
+                };
+                self.hooks.record("prepared", made, json!({ "init": sandbox.handle.pid }));
                 self.came_up(sandbox);
                 self.feed(Event::Prepared);
             }

@@ -41,7 +41,7 @@ impl<H: Hooks> Supervisor<H> {
                 };
                 // One that was found running has had its time to warm up.
                 let judge = ready || gateway.adopted && age >= spec.warm_up_secs * 1000;
-                let asking = Asking { spec, gateway: self.inside, judge, canary };
+                let asking = Asking { spec, gateway: self.inside, init: sandbox.init(), judge, canary };
                 drop(tokio::spawn(async move {
                     // Nobody there to hear it: the supervisor has ended.
                     let tell = |found| drop(tell.send((launch, found)));

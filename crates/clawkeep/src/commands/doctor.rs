@@ -5,7 +5,7 @@ mod installation;
 use std::time::Duration;
 
 use clawkeep_agents::Cancel;
-use clawkeep_doctor::{Check, Facts, State, Unproven, examine, prove};
+use clawkeep_doctor::{Check, Facts, State, Unproven, examine, lower_instead, prove};
 use clawkeep_plan::EnforcedLevel;
 use serde_json::json;
 
@@ -34,6 +34,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     let proven = prove(host.program());
     host.interrupt.disarm();
     let mut checks = walls(examine(&facts), &proven, &facts);
+    checks.extend(lower_instead(&facts).filter(|_| proven.is_err()));
     checks.extend(installation::checks(host));
     let able = checks.iter().all(|check| check.state != State::Fail);
     if options.json {

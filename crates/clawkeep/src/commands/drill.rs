@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use clawkeep_agents::Cancel;
 use clawkeep_daemon::api::SandboxStatus;
 use clawkeep_drill::{Canaries, Drill, Rendered, Scorecard, Settings, render};
-use clawkeep_plan::SandboxName;
+use clawkeep_plan::{SandboxName, Tier};
 use clawkeep_store::{SandboxDirs, atomic};
 use indicatif::ProgressBar;
 use rustix::fs::{FlockOperation, Mode};
@@ -49,6 +49,13 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     if found.phase != "ready" {
         let message = format!("{name} is {}: only one that is ready can be drilled", brief(&found));
         return Err(Problem::new("not-ready", message, &format!("clawkeep {name} recover")));
+    }
+    if found.tier == Tier::Landlock {
+        let message = format!(
+            "{name} has no namespaces: what its walls answer is not among a drill's expectations yet"
+        );
+        let next = format!("clawkeep {name} status");
+        return Err(Problem::new("isolation-lacks", message, &next));
     }
     let wanted = |id: &str| options.only.as_ref().is_none_or(|only| id.contains(only.as_str()));
     if !clawkeep_drill::names().any(wanted) {

@@ -23,7 +23,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         },
     };
     if options.json {
-        let brief = |status: &SandboxStatus| json!({"name": status.name, "phase": status.phase, "agent": status.agent, "default": status.default});
+        let brief = |status: &SandboxStatus| json!({"name": status.name, "phase": status.phase, "agent": status.agent, "default": status.default, "isolation": status.tier});
         output::print_json(
             &json!({"schema": 1, "sandboxes": sandboxes.iter().map(brief).collect::<Vec<_>>()}),
         );

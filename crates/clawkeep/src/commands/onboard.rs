@@ -34,7 +34,7 @@ pub fn run(host: &Host, options: Options) -> Outcome {
         report.warn("settings", &note.failure.message, note.failure.next.as_deref());
     }
     report.begin("host", "looking");
-    let found = host::check(host.program(), &settings.limits)
+    let found = host::check(host.program(), settings.tier, &settings.limits)
         .inspect_err(|problem| report.fail("host", &problem.failure.message, None))?;
     report.done("host", &found);
     for lack in host::unlimited() {

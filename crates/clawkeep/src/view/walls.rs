@@ -1,19 +1,24 @@
 //! What is enforced around an agent, in one line.
 
 use clawkeep_isolation::Hierarchy;
-use clawkeep_plan::{EnforcedLevel, IdRange};
+use clawkeep_plan::{Capabilities, EnforcedLevel, IdRange, Tier};
 
 /// `Landlock ABI 7 · seccomp 2 filters, 9f3c1a2b… · 7 namespaces · no capabilities · ...`
 pub fn brief(level: &EnforcedLevel, limits: Hierarchy) -> String {
     let EnforcedLevel { landlock, seccomp, ids, .. } = level;
     let uid = ids.uid[1];
-    let outside = outside(&ids.uid_map, uid).map_or_else(String::new, |id| format!(", {id} on the host"));
+    // Without a namespace an id is what it is.
+    let outside = outside(&ids.uid_map, uid).filter(|id| *id != uid);
+    let outside = outside.map_or_else(String::new, |id| format!(", {id} on the host"));
     let s = if seccomp.filters == 1 { "" } else { "s" };
     let mut words = vec![
         format!("Landlock ABI {}", landlock.abi),
         format!("seccomp {} filter{s}, {}\u{2026}", seccomp.filters, seccomp.digest.short()),
-        format!("{} namespaces", level.namespaces.len()),
-        match level.caps.any() {
+        match level.tier {
+            Tier::Namespaces => format!("{} namespaces", level.namespaces.len()),
+            Tier::Landlock => "TCP to the proxy and its own port alone \u{b7} NO namespaces".to_owned(),
+        },
+        match held(level) {
             0 => "no capabilities".to_owned(),
             left => format!("capabilities {left:#x}"),
         },
@@ -24,9 +29,15 @@ pub fn brief(level: &EnforcedLevel, limits: Hierarchy) -> String {
     if !ids.groups.is_empty() {
         words.push(format!("{} groups of yours, which only root can drop", ids.groups.len()));
     }
-    words.push(format!("{} mounts", level.mounts.count));
+    words.extend((level.tier == Tier::Namespaces).then(|| format!("{} mounts", level.mounts.count)));
     words.push(limits.to_string());
     words.join(" \u{b7} ")
+}
+
+/// Capabilities of this process. What its bounding set holds in the lower tier it cannot gain, with no new privileges.
+fn held(level: &EnforcedLevel) -> u64 {
+    let bounding = if level.tier == Tier::Landlock && level.no_new_privs { 0 } else { level.caps.bounding };
+    Capabilities { bounding, ..level.caps }.any()
 }
 
 /// The id around the user namespace that this one inside is.
@@ -40,7 +51,7 @@ fn outside(map: &[IdRange], id: u32) -> Option<u32> {
 #[cfg(test)]
 pub mod tests {
     use clawkeep_plan::{
-        Capabilities, Digest, Handled, Ids, LandlockLevel, MountsLevel, NAMESPACES, Restriction, SeccompLevel,
+        Digest, Handled, Ids, LandlockLevel, MountsLevel, NAMESPACES, Restriction, SeccompLevel,
     };
 
     use super::*;
@@ -49,6 +60,7 @@ pub mod tests {
     pub fn level() -> EnforcedLevel {
         let map = vec![IdRange { inside: 0, outside: 1_900_000_000, count: 65_536 }];
         EnforcedLevel {
+            tier: Tier::Namespaces,
             landlock: LandlockLevel {
                 asked: 7,
                 abi: 7,
@@ -75,6 +87,19 @@ pub mod tests {
         level.ids.groups = vec![27, 65_534];
         level.seccomp = SeccompLevel { filters: 1, recorded: false, ..level.seccomp };
         insta::assert_snapshot!(brief(&level, Hierarchy::None), @"Landlock ABI 7 · seccomp 1 filter, b10f708e… · 7 namespaces · no capabilities · refused system calls NOT RECORDED · no new privileges · user 998, 1000 on the host · 2 groups of yours, which only root can drop · 32 mounts · no cgroup");
+    }
+
+    #[test]
+    fn the_lower_tier_is_said_aloud() {
+        let mut level = level();
+        let map = IdRange { inside: 0, outside: 0, count: u32::MAX };
+        level.tier = Tier::Landlock;
+        level.ids = Ids { uid: [1000; 4], gid: [1000; 4], uid_map: vec![map], ..level.ids };
+        level.seccomp.filters = 1;
+        level.caps.bounding = 0x1ff_ffff_ffff;
+        insta::assert_snapshot!(brief(&level, Hierarchy::None), @"Landlock ABI 7 · seccomp 1 filter, b10f708e… · TCP to the proxy and its own port alone · NO namespaces · no capabilities · no new privileges · user 1000 · no cgroup");
+        level.caps.effective = 1;
+        assert!(brief(&level, Hierarchy::None).contains("capabilities 0x1"));
     }
 
     #[test]

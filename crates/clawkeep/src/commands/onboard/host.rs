@@ -1,7 +1,8 @@
 use std::path::Path;
 
-use clawkeep_doctor::{Cgroups, Facts, State, examine};
+use clawkeep_doctor::{Cgroups, Facts, State, examine, examine_lower, lower_instead};
 use clawkeep_isolation::{Hierarchy, Host, Limits};
+use clawkeep_plan::Tier;
 
 use crate::problem::Problem;
 
@@ -10,24 +11,26 @@ use crate::problem::Problem;
 ///
 /// # Errors
 /// What is missing, by name, with what to do about it; or a limit that was asked for and cannot be kept here.
-pub fn check(program: &Path, limits: &Limits) -> Result<String, Problem> {
-    let line = judge(&Facts::of_this_host(program))?;
+pub fn check(program: &Path, tier: Tier, limits: &Limits) -> Result<String, Problem> {
+    let line = judge(&Facts::of_this_host(program), tier)?;
     match Host::look().refusal(limits) {
         Some(why) => Err(Problem::new("limit-unenforceable", why, "clawkeep onboard without that limit")),
         None => Ok(line),
     }
 }
 
-fn judge(facts: &Facts) -> Result<String, Problem> {
-    if let Some(failed) = examine(facts).into_iter().find(|check| check.state == State::Fail) {
-        let message = format!("no sandbox can be made here: {}: {}", failed.id, failed.found);
+fn judge(facts: &Facts, tier: Tier) -> Result<String, Problem> {
+    let (checks, namespaces) = match tier {
+        Tier::Namespaces => (examine(facts), "user+net namespaces"),
+        Tier::Landlock => (examine_lower(facts), "NO namespaces (the landlock tier, as you chose)"),
+    };
+    if let Some(failed) = checks.into_iter().find(|check| check.state == State::Fail) {
+        let other = lower_instead(facts).filter(|_| tier == Tier::Namespaces);
+        let other = other.map(|check| format!("\n{}: {}", check.id, check.found)).unwrap_or_default();
+        let message = format!("no sandbox can be made here: {}: {}{other}", failed.id, failed.found);
         return Err(Problem::new("host-unfit", message, &failed.fix.unwrap_or_default()));
     }
-    Ok(format!(
-        "Landlock ABI {}, seccomp, user+net namespaces, {}",
-        facts.landlock.abi,
-        cgroups(&facts.cgroups)
-    ))
+    Ok(format!("Landlock ABI {}, seccomp, {namespaces}, {}", facts.landlock.abi, cgroups(&facts.cgroups)))
 }
 
 /// `cgroup v2 limits (memory, pids, cpu)`, or that there are none.
@@ -63,6 +66,7 @@ mod tests {
         facts.cgroups =
             Cgroups { hierarchy: Hierarchy::V2, controllers: vec!["memory".into()], lacks: vec![] };
         facts.landlock.abi = 7;
+        let judge = |facts: &Facts| judge(facts, Tier::Namespaces);
         let line = judge(&facts).unwrap();
         assert_eq!(line, "Landlock ABI 7, seccomp, user+net namespaces, cgroup v2 limits (memory)");
         facts.cgroups.hierarchy = Hierarchy::None;

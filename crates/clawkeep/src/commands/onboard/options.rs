@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use clawkeep_plan::Tier;
 
 /// What `onboard` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -67,6 +68,9 @@ pub struct Options {
     /// Seconds of readiness that prove a start; what it was started with is then kept as healthy [default: 25]
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(super) settle: Option<u64>,
+    /// What the walls are made of: landlock is for hosts that refuse user namespaces, and is less (docs/TIERS.md)
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) isolation: Walls,
     /// Refuse netlink sockets inside as well; only guarded agents bear it
     #[arg(long)]
     pub(super) strict: bool,
@@ -103,6 +107,24 @@ pub struct Options {
     /// Command agents: program and arguments, as seen in the sandbox
     #[arg(last = true, value_name = "CMD")]
     pub(super) command: Vec<String>,
+}
+
+/// What the walls around an agent are made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Walls {
+    // Without descriptions, or the help takes three lines for each option.
+    #[default]
+    Namespaces,
+    Landlock,
+}
+
+impl From<Walls> for Tier {
+    fn from(walls: Walls) -> Self {
+        match walls {
+            Walls::Namespaces => Self::Namespaces,
+            Walls::Landlock => Self::Landlock,
+        }
+    }
 }
 
 /// The kinds of agents.

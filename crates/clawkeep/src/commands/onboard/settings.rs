@@ -6,7 +6,7 @@ use clawkeep_daemon::api::policy::PolicyChoice;
 use clawkeep_daemon::api::{HostMount, RouteChoice};
 use clawkeep_inference::Provider;
 use clawkeep_isolation::Limits;
-use clawkeep_plan::SandboxName;
+use clawkeep_plan::{SandboxName, Tier};
 
 use super::ask::Ask;
 use super::limits;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub settle_secs: Option<u64>,
     /// The strict profile.
     pub strict: bool,
+    /// What its walls are made of.
+    pub tier: Tier,
     /// What it may take of the host.
     pub limits: Limits,
     /// The layout of the image that is to be its system.
@@ -108,6 +110,7 @@ impl Settings {
             route,
             settle_secs: options.settle,
             strict: options.strict,
+            tier: options.isolation.into(),
             limits,
             from: options.from,
             mounts,

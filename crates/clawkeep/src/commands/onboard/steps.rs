@@ -46,6 +46,7 @@ fn create(
         agent,
         route: settings.route.clone(),
         strict: settings.strict,
+        tier: settings.tier,
         dashboard_port: settings.dashboard_port,
         settle_secs: settings.settle_secs,
         limits: settings.limits,

@@ -1,0 +1,77 @@
+//! What is different about a sandbox of the lower tier when it is made: what it cannot have, and its ports on the
+//! host's loopback, which it shares with everybody.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use clawkeep_isolation::landlock_abi;
+use clawkeep_store::SandboxRecord;
+
+use crate::api::{AgentChoice, Create, Failure};
+use crate::config::{AgentConfig, Config, LANDLOCK_BESIDE};
+
+/// Where its proxy is looked for a place. Below what the kernel gives to outgoing connections.
+const PROXY_PORTS: std::ops::RangeInclusive<u16> = 13_128..=13_527;
+
+/// The way out of every refusal here.
+const NEXT: &str = "clawkeep onboard --isolation namespaces";
+
+fn cannot(what: &str) -> Failure {
+    Failure::new("isolation-lacks", format!("without namespaces {what}"), NEXT.to_owned())
+}
+
+/// Refuse what takes namespaces.
+pub fn check(wanted: &Create) -> Result<(), Failure> {
+    if matches!(wanted.agent, AgentChoice::Openclaw { .. }) {
+        return Err(cannot("only a command can be an agent in this version: OpenClaw insists on /tmp"));
+    }
+    if wanted.image.is_some() {
+        return Err(cannot("an image cannot be a sandbox's system"));
+    }
+    if !wanted.mounts.is_empty() {
+        return Err(cannot("nothing of the host's can be shown at another place (--mount)"));
+    }
+    let abi = landlock_abi();
+    if abi < LANDLOCK_BESIDE {
+        return Err(cannot(&format!(
+            "Landlock ABI {LANDLOCK_BESIDE} is needed (Linux 6.12), and this kernel has {abi}"
+        )));
+    }
+    Ok(())
+}
+
+/// The proxy's port; and the agent's own, where its health is asked, is free and nobody else's. `taken` gets what the
+/// agent's page must not be on.
+pub fn ports<'a>(
+    agent: &AgentConfig,
+    others: impl Iterator<Item = &'a SandboxRecord>,
+    taken: &mut Vec<u16>,
+) -> Result<u16, Failure> {
+    let mut theirs = Vec::new();
+    for config in others.filter_map(|record| Config::of(record).ok()) {
+        // Elsewhere these are on a loopback of the sandbox's own.
+        if let Some(proxy) = config.isolation.proxy_port {
+            theirs.push(proxy);
+            theirs.extend(config.inner_port());
+        }
+    }
+    let is_free = |port: u16, theirs: &[u16]| {
+        !theirs.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    };
+    if let Some(own) = agent.adapter.health().map(|spec| spec.port) {
+        if !is_free(own, &theirs) {
+            let what = format!(
+                "port {own} of this host is taken, and without namespaces the agent would answer there (--health-url)"
+            );
+            return Err(Failure::new("port-taken", what, "clawkeep onboard --health-url URL".to_owned()));
+        }
+        taken.push(own);
+        theirs.push(own);
+    }
+    theirs.extend(taken.iter());
+    let free = PROXY_PORTS.into_iter().find(|port| is_free(*port, &theirs));
+    let (first, last) = (PROXY_PORTS.start(), PROXY_PORTS.end());
+    free.ok_or_else(|| {
+        let what = format!("ports {first} to {last} of this host are all taken: its proxy needs one");
+        Failure::new("port-taken", what, "ss -ltn".to_owned())
+    })
+}
