@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use clawkeep_agents::Adapter;
 use clawkeep_agents::Owner;
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
-use clawkeep_inference::{RouteProblem, Secret, Service};
+use clawkeep_inference::{Route, RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, Entry, SandboxRecord, unix_ms};
@@ -13,7 +13,7 @@ use clawkeep_supervisor::Wish;
 
 use crate::api::{Failure, RouteChoice, Value};
 use crate::ca;
-use crate::config::{Config, blueprint};
+use crate::config::{Config, blueprint, model_route};
 use crate::create::{self, to_value};
 use crate::rebuild::anew;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
@@ -95,7 +95,7 @@ impl<'a> Change<'a> {
     fn new(
         daemon: &'a Daemon,
         old: SandboxRecord,
-        route: &clawkeep_inference::Route,
+        route: &Route,
         key: Option<String>,
     ) -> Result<Self, Failure> {
         let mut new = old.clone();
@@ -107,7 +107,7 @@ impl<'a> Change<'a> {
             daemon.running(&old.name).is_ok_and(|running| running.blueprint().plan.digest() == plan.digest());
         let old_key = daemon.secrets.get(&old.name, ROUTE_KEY).map_err(|e| failed("read the old key", &e))?;
         let config = match config.agent.adapter {
-            Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?),
+            Adapter::OpenClaw { .. } => Some(written(daemon, &old, route)?),
             Adapter::Command { .. } => None,
         };
         let new_key = key.map(clawkeep_store::Secret::new);
@@ -186,7 +186,7 @@ impl<'a> Change<'a> {
 }
 
 /// The agent's configuration with this model; every other key as its user left it.
-fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Written, Failure> {
+fn written(daemon: &Daemon, record: &SandboxRecord, route: &Route) -> Result<Written, Failure> {
     let name = &record.name;
     let dir = daemon.home.sandbox(name).home();
     let home = clawkeep_store::atomic::open_dir(&dir).map_err(|e| failed("open the home", &e))?;
@@ -194,7 +194,7 @@ fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Writt
         Failure::new("config-unreadable", error.to_string(), format!("clawkeep {name} connect"))
     })?;
     let (uid, gid) = IdMap::for_current_user(record.slot).host_agent();
-    let model = openclaw::Route { model: model.to_owned(), base_url: openclaw::MODEL_ROUTE.into() };
+    let model = model_route(route);
     let new = match &old {
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {

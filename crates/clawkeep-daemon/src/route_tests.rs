@@ -36,7 +36,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
     let record = daemon.store.insert(new).unwrap();
     daemon.home.sandbox(&record.name).create().unwrap();
     daemon.secrets.put(&record.name, ROUTE_KEY, &clawkeep_store::Secret::new("old")).unwrap();
-    let made = written(&daemon, &record, "m0").unwrap();
+    let made = written(&daemon, &record, &route).unwrap();
     let mut config = made.new;
     config["mine"] = json!(1);
     openclaw::write_config(made.home.as_fd(), made.owner, &config, Overwrite::Always).unwrap();
@@ -58,7 +58,7 @@ fn change<'a>(daemon: &'a Daemon, record: &SandboxRecord, model: &str, key: Opti
     let route = Route::new(Provider::Custom, Some("http://127.0.0.1:2/v1"), model, key.is_some()).unwrap();
     let mut change = Change::new(daemon, record.clone(), &route, key.map(str::to_owned)).unwrap();
     assert!(change.config.is_none());
-    change.config = Some(written(daemon, record, model).unwrap());
+    change.config = Some(written(daemon, record, &route).unwrap());
     change
 }
 
@@ -101,7 +101,9 @@ async fn what_is_in_the_way_of_the_configuration_changes_nothing_else() {
     assert_eq!(daemon.record(&record.name).unwrap(), record);
     assert_eq!(key(&daemon, &record).as_deref(), Some("old"));
     // The next attempt sees it before it changes anything.
-    let why = written(&daemon, &record, "m1").map(drop).unwrap_err();
+    let why = written(&daemon, &record, &Route::new(Provider::Ollama, None, "m1", false).unwrap())
+        .map(drop)
+        .unwrap_err();
     assert_eq!(why.code, "config-unreadable");
 }
 

@@ -39,13 +39,15 @@ struct Get {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, and NVIDIA_API_KEY (build), OPENAI_API_KEY,\n\
-    GEMINI_API_KEY, OPENROUTER_API_KEY; at a terminal it is asked for. It stays outside the sandbox."
+    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, COMPATIBLE_ANTHROPIC_API_KEY for\n\
+    anthropicCompatible, and NVIDIA_API_KEY (build), OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY,\n\
+    OPENROUTER_API_KEY; at a terminal it is asked for. It stays outside the sandbox."
 )]
 struct Set {
     #[command(flatten)]
     which: Which,
-    /// Who answers for the model: ollama, vllm, nim-local, llamacpp, build, openai, gemini, openrouter, custom, canary
+    /// Who answers for the model: ollama, vllm, nim-local, llamacpp, build, openai, anthropic, gemini, openrouter, custom,
+    /// anthropicCompatible, canary
     #[arg(long, value_name = "P")]
     provider: String,
     /// The model's name at the provider
