@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use clawkeep_inference::Seen;
 use clawkeep_isolation::{Enforced, Limits, Usage};
 use clawkeep_plan::{Digest, EnforcedLevel, SandboxName};
 use clawkeep_store::{Page, Span};
@@ -56,6 +57,19 @@ pub enum Request {
         name: SandboxName,
         /// Where to.
         route: RouteChoice,
+    },
+    /// Another route, asked when the one that is set, and those added before, give no answer. One that does not
+    /// answer now is no failure. Nothing is restarted. [`Value::RouteSet`].
+    AddFallback {
+        /// Which.
+        name: SandboxName,
+        /// Where to.
+        route: RouteChoice,
+    },
+    /// Back to the one route that is set. [`Value::Sandbox`].
+    RemoveFallbacks {
+        /// Which.
+        name: SandboxName,
     },
     /// Make everything of it but its home anew, with another version of its agent (installed already) if one is
     /// named. A version that does not stay up is taken back. [`Value::Sandbox`].
@@ -384,6 +398,9 @@ pub struct SandboxStatus {
     pub limits: Option<LimitsStatus>,
     /// The route behind `inference.local`.
     pub route: RouteStatus,
+    /// What passed over it since this daemon serves it.
+    #[serde(default)]
+    pub inference: Option<Seen>,
     /// Port on the host's loopback.
     pub dashboard_port: Option<u16>,
     /// The page to open, with its token.
@@ -478,6 +495,9 @@ pub struct RouteStatus {
     pub model: String,
     /// The base URL, without any secret.
     pub endpoint_url: Option<String>,
+    /// Who is asked when it gives no answer, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<RouteStatus>,
 }
 
 /// A wait for a person.

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod create;
 mod denied;
+mod fallback;
 mod forward;
 mod launch;
 mod main_loop;

@@ -35,7 +35,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
     };
     let record = daemon.store.insert(new).unwrap();
     daemon.home.sandbox(&record.name).create().unwrap();
-    daemon.secrets.put(&record.name, ROUTE_KEY, &clawkeep_store::Secret::new("old")).unwrap();
+    daemon.secrets.put(&record.name, &key_name(0), &clawkeep_store::Secret::new("old")).unwrap();
     let made = written(&daemon, &record, &route).unwrap();
     let mut config = made.new;
     config["mine"] = json!(1);
@@ -45,7 +45,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
 }
 
 fn key(daemon: &Daemon, record: &SandboxRecord) -> Option<String> {
-    let key = daemon.secrets.get(&record.name, ROUTE_KEY).unwrap();
+    let key = daemon.secrets.get(&record.name, &key_name(0)).unwrap();
     key.map(|key| key.expose_str().unwrap().to_owned())
 }
 
@@ -66,12 +66,15 @@ fn change<'a>(daemon: &'a Daemon, record: &SandboxRecord, model: &str, key: Opti
 async fn record_key_and_configuration_change_together_and_are_put_back_together() {
     let temp = tempfile::tempdir().unwrap();
     let (daemon, record) = daemon(temp.path());
+    let fallback_key = || daemon.secrets.get(&record.name, &key_name(1)).unwrap();
+    daemon.secrets.put(&record.name, &key_name(1), &clawkeep_store::Secret::new("of a fall-back")).unwrap();
     for new_key in [Some("new"), None] {
         let change = change(&daemon, &record, "m1", new_key);
         let before = config(&change);
         change.store().unwrap();
         assert_eq!(daemon.record(&record.name).unwrap(), change.new);
         assert_eq!(key(&daemon, &record).as_deref(), new_key);
+        assert!(fallback_key().is_none(), "the new route has no fall-back");
         let after = config(&change);
         assert_eq!(
             after["agents"]["defaults"]["model"]["primary"],
@@ -84,6 +87,7 @@ async fn record_key_and_configuration_change_together_and_are_put_back_together(
         assert_eq!(why.message, "a later step: no");
         assert_eq!(daemon.record(&record.name).unwrap(), record);
         assert_eq!(key(&daemon, &record).as_deref(), Some("old"));
+        assert_eq!(fallback_key().unwrap().expose_str(), Some("of a fall-back"));
         assert_eq!(config(&change), before);
     }
 }

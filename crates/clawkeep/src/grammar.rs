@@ -28,7 +28,8 @@ const OF_A_SANDBOX: &[&str] = &[
 ];
 
 /// Those of them that are two words.
-const OF_TWO_WORDS: &[(&str, &[&str])] = &[("gateway", &["restart"]), ("inference", &["get", "set"])];
+const OF_TWO_WORDS: &[(&str, &[&str])] =
+    &[("gateway", &["restart"]), ("inference", &["get", "set", "add-fallback", "remove-fallbacks"])];
 
 /// Commands about none that are two words.
 const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[("service", &["install", "uninstall", "status", "run"])];
