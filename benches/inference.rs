@@ -72,7 +72,9 @@ async fn main() {
         peak = peak.max(resident_kib());
     }
     rows(&format!("by the route, {PARALLEL} at once"), together);
-    println!("\nRSS of this process, the provider in it: {before} KiB before those {PARALLEL}, {peak} KiB at most after");
+    println!(
+        "\nRSS of this process, the provider in it: {before} KiB before those {PARALLEL}, {peak} KiB at most after"
+    );
 }
 
 fn rows(how: &str, times: Vec<Times>) {
@@ -122,7 +124,8 @@ fn now() -> Duration {
 }
 
 fn written(event: &[u8]) -> Duration {
-    let digits: String = event.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| *byte as char).collect();
+    let digits: String =
+        event.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| *byte as char).collect();
     Duration::from_nanos(digits.parse().expect("the time of writing"))
 }
 

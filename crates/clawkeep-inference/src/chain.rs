@@ -187,7 +187,10 @@ impl Chain {
         match (said, failed) {
             (Some(said), _) => Ok(said),
             (None, Some(problem)) => Err(Box::new(unreachable_reply(&problem))),
-            (None, None) => Err(Box::new(told_to_wait(wait.unwrap_or_default()))),
+            (None, None) => {
+                meter.failed(asked.named.as_deref().unwrap_or(&self.legs[0].model), "waiting");
+                Err(Box::new(told_to_wait(wait.unwrap_or_default())))
+            }
         }
     }
 

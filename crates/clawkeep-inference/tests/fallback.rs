@@ -148,6 +148,7 @@ async fn a_provider_that_asks_for_a_wait_gets_it() {
         let (status, body) = whole(response).await;
         assert!(status == 429 && body.contains("upstream_wait"), "{status} {body}");
         assert_eq!(*asked.lock().unwrap(), 1, "it was left alone");
+        assert!(errors(&alone).contains(&("waiting".to_owned(), 1)));
 
         let second = http(|_| async { reply(200, "second") }).await;
         let service = chain(&[&first.url, &second.url]);

@@ -236,6 +236,11 @@ fn another_provider_answers_while_the_first_does_not() {
     assert!(models_inside(&installation).contains("\"m2\""));
     let key_file = installation.home.secrets().join("box/fallback-key-1");
     assert!(key_file.exists());
+    let (_, text) = set(&installation, &dead, "m3", None);
+    assert!(text.contains("without the fall-backs of before (custom m2 at"), "{text}");
+    assert!(!key_file.exists());
+    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    assert_eq!(add(&custom, Some(KEY)).0, 0);
     let (status, text) = run(&installation, &["inference", "remove-fallbacks", "box"], None);
     assert_eq!((status, text), (0, format!("box: custom m1 at {dead}\n")));
     assert!(!key_file.exists() && !models_inside(&installation).contains("\"m2\""));

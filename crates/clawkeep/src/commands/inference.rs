@@ -139,13 +139,18 @@ fn remove_fallbacks(host: &Host, options: &Get) -> Outcome {
 
 fn set(host: &Host, options: &Set) -> Outcome {
     let route = choice(host, options, "set")?;
-    let name = sandbox(host, options.which.name.as_ref())?.name;
+    let SandboxStatus { name, route: before, .. } = sandbox(host, options.which.name.as_ref())?;
     let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
     report.begin("model", "asking the provider one question");
     let answer = host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ());
     let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message, None))?;
     let Value::RouteSet { sandbox: found, restarts, warning } = answer else { return Err(unexpected()) };
     let what = view::model(&found.route);
+    if let Some(gone) = before.fallbacks.first() {
+        let gone = format!("without the fall-backs of before ({}, ...)", view::model(gone));
+        let next = format!("clawkeep {name} inference add-fallback --help");
+        report.warn("fall-back", &gone, Some(&next));
+    }
     if let Some(why) = &warning {
         report.warn("model", &format!("{what}: set, but {}", why.message), why.next.as_deref());
     }
