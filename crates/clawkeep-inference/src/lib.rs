@@ -16,6 +16,8 @@ mod check;
 mod connect;
 mod edit;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod limit;
 mod meter;
 mod pool;
