@@ -30,6 +30,10 @@ gate:
 bench-egress:
     cargo bench -p clawkeep --bench egress
 
+# What the model route adds to the first byte and to each event.
+bench-inference:
+    cargo bench -p clawkeep-inference --bench inference
+
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}

@@ -9,6 +9,7 @@ pub mod policy;
 
 use std::collections::BTreeMap;
 
+use clawkeep_inference::Seen;
 use clawkeep_isolation::{Enforced, Limits, Usage};
 use clawkeep_plan::{Digest, EnforcedLevel, SandboxName, Tier};
 use clawkeep_store::{Page, Span};
@@ -61,6 +62,19 @@ pub enum Request {
         name: SandboxName,
         /// Where to.
         route: RouteChoice,
+    },
+    /// Another route, asked when the one that is set, and those added before, give no answer. One that does not
+    /// answer now is no failure. Nothing is restarted. [`Value::RouteSet`].
+    AddFallback {
+        /// Which.
+        name: SandboxName,
+        /// Where to.
+        route: RouteChoice,
+    },
+    /// Back to the one route that is set. [`Value::Sandbox`].
+    RemoveFallbacks {
+        /// Which.
+        name: SandboxName,
     },
     /// Make everything of it but its home anew, with another version of its agent (installed already) if one is
     /// named. A version that does not stay up is taken back. [`Value::Sandbox`].
@@ -432,6 +446,9 @@ pub struct SandboxStatus {
     /// What else may leave it.
     #[serde(default)]
     pub egress: EgressStatus,
+    /// What passed over it since this daemon serves it.
+    #[serde(default)]
+    pub inference: Option<Seen>,
     /// Port on the host's loopback.
     pub dashboard_port: Option<u16>,
     /// The page to open, with its token.
@@ -544,6 +561,9 @@ pub struct RouteStatus {
     pub model: String,
     /// The base URL, without any secret.
     pub endpoint_url: Option<String>,
+    /// Who is asked when it gives no answer, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<RouteStatus>,
 }
 
 /// A wait for a person.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clawkeep_agents::openclaw::{self, LaunchContext, MODEL_ROUTE};
+use clawkeep_agents::openclaw::{self, LaunchContext, ModelApi};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
 use clawkeep_guards::{CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, published_files, select};
 use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
@@ -300,7 +300,11 @@ pub fn blueprint(
 
 /// The route as the agent's own configuration names it.
 pub fn model_route(route: &clawkeep_inference::Route) -> openclaw::Route {
-    openclaw::Route { model: route.model.clone(), base_url: MODEL_ROUTE.into() }
+    let api = match route.provider.api() {
+        clawkeep_inference::Api::OpenAi => ModelApi::OpenAiCompletions,
+        clawkeep_inference::Api::Anthropic => ModelApi::AnthropicMessages,
+    };
+    openclaw::Route { model: route.model.clone(), api }
 }
 
 /// Hand the home over to the sandbox's user.

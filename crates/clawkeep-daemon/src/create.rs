@@ -15,7 +15,7 @@ use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
 use crate::policy::Setting;
 use crate::say::say;
-use crate::server::{Daemon, ROUTE_KEY, store_failed};
+use crate::server::{Daemon, key_name, store_failed};
 use crate::system::base;
 use crate::{credentials, forward, lower_tier, mounts};
 
@@ -192,7 +192,7 @@ fn fill(
     if let Some(key) = key {
         daemon
             .secrets
-            .put(&record.name, ROUTE_KEY, &Secret::new(key))
+            .put(&record.name, &key_name(0), &Secret::new(key))
             .map_err(|e| failed("store the key", &e))?;
     }
     if let Adapter::OpenClaw { .. } = agent.adapter {

@@ -13,6 +13,7 @@ mod config;
 mod create;
 mod credentials;
 mod enforce;
+mod fallback;
 mod forward;
 mod launch;
 mod layout;

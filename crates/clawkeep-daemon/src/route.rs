@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use clawkeep_agents::Adapter;
 use clawkeep_agents::Owner;
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
-use clawkeep_inference::{RouteProblem, Secret, Service};
+use clawkeep_inference::{MAX_FALLBACKS, Route, RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, Entry, SandboxRecord, SecretError, unix_ms};
@@ -13,10 +13,10 @@ use clawkeep_supervisor::Wish;
 
 use crate::api::{Failure, RouteChoice, Value};
 use crate::ca;
-use crate::config::{Config, blueprint};
+use crate::config::{Config, blueprint, model_route};
 use crate::create::{self, to_value};
 use crate::rebuild::anew;
-use crate::server::{Daemon, ROUTE_KEY, store_failed};
+use crate::server::{Daemon, key_name, store_failed};
 use crate::wire::Asker;
 
 const NEXT: &str = "clawkeep inference set --help";
@@ -36,13 +36,7 @@ pub async fn set(
 ) -> Result<Value, Failure> {
     daemon.record(name)?;
     let (route, key) = create::route(Some(choice), NEXT)?;
-    let service = Service::new(route.clone(), key.clone().map(Secret::new))
-        .map_err(|error| Failure::new("route-unusable", error.to_string(), NEXT.to_owned()))?;
-    let warning = tokio::select! {
-        checked = service.check() => checked.err().map(|problem| failure(&problem)),
-        // A large model may take minutes to load; whoever asked has changed their mind.
-        () = asker.gone() => return Err(Failure::new("cancelled", "nothing was changed", format!("clawkeep {name} inference get"))),
-    };
+    let (service, warning) = checked(asker, name, &route, key.as_deref(), NEXT).await?;
     // The check is over: from here on nobody creates, destroys or sets another route.
     let _one = daemon.creating.lock().await;
     let old = daemon.record(name)?;
@@ -66,6 +60,28 @@ pub async fn set(
     Ok(Value::RouteSet { sandbox: Box::new(sandbox), restarts, warning })
 }
 
+/// A service for this route alone, and why its provider does not answer, if it does not. `next` is what to do about
+/// one that cannot be used.
+pub async fn checked(
+    asker: &Asker,
+    name: &SandboxName,
+    route: &Route,
+    key: Option<&str>,
+    next: &str,
+) -> Result<(Service, Option<Failure>), Failure> {
+    let service = Service::new(route.clone(), key.map(|key| Secret::new(key.to_owned())))
+        .map_err(|error| Failure::new("route-unusable", error.to_string(), next.to_owned()))?;
+    let warning = tokio::select! {
+        checked = service.check() => checked.err().map(|problem| failure(&problem)),
+        // A large model may take minutes to load; whoever asked has changed their mind.
+        () = asker.gone() => {
+            let next = format!("clawkeep {name} inference get");
+            return Err(Failure::new("cancelled", "nothing was changed", next));
+        }
+    };
+    Ok((service, warning))
+}
+
 /// The agent's own configuration, where it has the model in it.
 struct Written {
     home: OwnedFd,
@@ -85,8 +101,9 @@ struct Change<'a> {
     daemon: &'a Daemon,
     old: SandboxRecord,
     new: SandboxRecord,
-    old_key: Option<clawkeep_store::Secret>,
-    new_key: Option<clawkeep_store::Secret>,
+    /// Of the route and of each of its fall-backs.
+    old_keys: Vec<Option<clawkeep_store::Secret>>,
+    new_keys: Vec<Option<clawkeep_store::Secret>>,
     config: Option<Written>,
     /// What runs would be launched the same way again.
     same_plan: bool,
@@ -101,7 +118,7 @@ impl<'a> Change<'a> {
     fn new(
         daemon: &'a Daemon,
         old: SandboxRecord,
-        route: &clawkeep_inference::Route,
+        route: &Route,
         key: Option<String>,
     ) -> Result<Self, Failure> {
         let mut new = old.clone();
@@ -111,24 +128,24 @@ impl<'a> Change<'a> {
         let plan = blueprint(&daemon.home, &daemon.program, &new, &config, &ca_bundle)?.plan;
         let same_plan =
             daemon.running(&old.name).is_ok_and(|running| running.blueprint().plan.digest() == plan.digest());
-        let old_key = match daemon.secrets.get(&old.name, ROUTE_KEY) {
+        let old_keys = match daemon.route_keys(&old.name) {
             // Nothing can be put back of one that is lost; another takes its place.
-            Err(SecretError::NoKey { .. } | SecretError::Altered(_)) => None,
+            Err(SecretError::NoKey { .. } | SecretError::Altered(_)) => Vec::new(),
             found => found.map_err(|e| failed("read the old key", &e))?,
         };
         let config = match config.agent.adapter {
             // With the same model, as when a key is rotated, its configuration stays, and so does the agent.
-            Adapter::OpenClaw { .. } => Some(written(daemon, &old, &route.model)?).filter(Written::changes),
+            Adapter::OpenClaw { .. } => Some(written(daemon, &old, route)?).filter(Written::changes),
             Adapter::Command { .. } => None,
         };
-        let new_key = key.map(clawkeep_store::Secret::new);
-        Ok(Self { daemon, old, new, old_key, new_key, config, same_plan })
+        let new_keys = vec![key.map(clawkeep_store::Secret::new)];
+        Ok(Self { daemon, old, new, old_keys, new_keys, config, same_plan })
     }
 
     /// Onto the disk. At no moment is a key beside a route that it is not for: a daemon that dies in between
     /// must not show it to a stranger.
     fn store(&self) -> Result<(), Failure> {
-        self.swap(&self.new, self.new_key.as_ref())?;
+        self.swap(&self.new, &self.new_keys)?;
         if let Some(config) = &self.config {
             openclaw::write_config(config.home.as_fd(), config.owner, &config.new, Overwrite::Always)
                 .map_err(|e| failed("write the agent's configuration", &e))?;
@@ -136,14 +153,19 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    fn swap(&self, record: &SandboxRecord, key: Option<&clawkeep_store::Secret>) -> Result<(), Failure> {
+    fn swap(&self, record: &SandboxRecord, keys: &[Option<clawkeep_store::Secret>]) -> Result<(), Failure> {
         let (name, secrets) = (&record.name, &self.daemon.secrets);
-        secrets.remove(name, ROUTE_KEY).map_err(|e| failed("remove the key of the other route", &e))?;
-        self.daemon.store.update(name, |now| now.route = record.route.clone()).map_err(store_failed)?;
-        match key {
-            Some(key) => secrets.put(name, ROUTE_KEY, key).map_err(|e| failed("store the key", &e)),
-            None => Ok(()),
+        for index in 0..=MAX_FALLBACKS {
+            let removed = secrets.remove(name, &key_name(index));
+            removed.map_err(|e| failed("remove the key of the other route", &e))?;
         }
+        self.daemon.store.update(name, |now| now.route = record.route.clone()).map_err(store_failed)?;
+        for (index, key) in keys.iter().enumerate() {
+            if let Some(key) = key {
+                secrets.put(name, &key_name(index), key).map_err(|e| failed("store the key", &e))?;
+            }
+        }
+        Ok(())
     }
 
     /// As it was on the disk. A configuration of the agent that was not there before may stay.
@@ -156,9 +178,7 @@ impl<'a> Change<'a> {
             }
             _ => Ok(()),
         };
-        for failure in
-            [config, self.swap(&self.old, self.old_key.as_ref())].into_iter().filter_map(Result::err)
-        {
+        for failure in [config, self.swap(&self.old, &self.old_keys)].into_iter().filter_map(Result::err) {
             why.message += &format!("; and it could not all be put back: {failure}");
         }
         why
@@ -197,7 +217,7 @@ impl<'a> Change<'a> {
 }
 
 /// The agent's configuration with this model; every other key as its user left it.
-fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Written, Failure> {
+fn written(daemon: &Daemon, record: &SandboxRecord, route: &Route) -> Result<Written, Failure> {
     let name = &record.name;
     let dir = daemon.home.sandbox(name).home();
     let home = clawkeep_store::atomic::open_dir(&dir).map_err(|e| failed("open the home", &e))?;
@@ -205,7 +225,7 @@ fn written(daemon: &Daemon, record: &SandboxRecord, model: &str) -> Result<Writt
         Failure::new("config-unreadable", error.to_string(), format!("clawkeep {name} connect"))
     })?;
     let (uid, gid) = IdMap::for_current_user(record.slot).host_agent();
-    let model = openclaw::Route { model: model.to_owned(), base_url: openclaw::MODEL_ROUTE.into() };
+    let model = model_route(route);
     let new = match &old {
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {

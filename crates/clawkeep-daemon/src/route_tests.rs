@@ -36,8 +36,8 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
     };
     let record = daemon.store.insert(new).unwrap();
     daemon.home.sandbox(&record.name).create().unwrap();
-    daemon.secrets.put(&record.name, ROUTE_KEY, &clawkeep_store::Secret::new("old")).unwrap();
-    let made = written(&daemon, &record, "m0").unwrap();
+    daemon.secrets.put(&record.name, &key_name(0), &clawkeep_store::Secret::new("old")).unwrap();
+    let made = written(&daemon, &record, &route).unwrap();
     let mut config = made.new;
     config["mine"] = json!(1);
     openclaw::write_config(made.home.as_fd(), made.owner, &config, Overwrite::Always).unwrap();
@@ -46,7 +46,7 @@ fn daemon(dir: &Path) -> (Daemon, SandboxRecord) {
 }
 
 fn key(daemon: &Daemon, record: &SandboxRecord) -> Option<String> {
-    let key = daemon.secrets.get(&record.name, ROUTE_KEY).unwrap();
+    let key = daemon.secrets.get(&record.name, &key_name(0)).unwrap();
     key.map(|key| key.expose_str().unwrap().to_owned())
 }
 
@@ -59,7 +59,7 @@ fn change<'a>(daemon: &'a Daemon, record: &SandboxRecord, model: &str, key: Opti
     let route = Route::new(Provider::Custom, Some("http://127.0.0.1:2/v1"), model, key.is_some()).unwrap();
     let mut change = Change::new(daemon, record.clone(), &route, key.map(str::to_owned)).unwrap();
     assert!(change.config.is_none());
-    change.config = Some(written(daemon, record, model).unwrap());
+    change.config = Some(written(daemon, record, &route).unwrap());
     change
 }
 
@@ -67,12 +67,15 @@ fn change<'a>(daemon: &'a Daemon, record: &SandboxRecord, model: &str, key: Opti
 async fn record_key_and_configuration_change_together_and_are_put_back_together() {
     let temp = tempfile::tempdir().unwrap();
     let (daemon, record) = daemon(temp.path());
+    let fallback_key = || daemon.secrets.get(&record.name, &key_name(1)).unwrap();
+    daemon.secrets.put(&record.name, &key_name(1), &clawkeep_store::Secret::new("of a fall-back")).unwrap();
     for new_key in [Some("new"), None] {
         let change = change(&daemon, &record, "m1", new_key);
         let before = config(&change);
         change.store().unwrap();
         assert_eq!(daemon.record(&record.name).unwrap(), change.new);
         assert_eq!(key(&daemon, &record).as_deref(), new_key);
+        assert!(fallback_key().is_none(), "the new route has no fall-back");
         let after = config(&change);
         assert_eq!(
             after["agents"]["defaults"]["model"]["primary"],
@@ -85,6 +88,7 @@ async fn record_key_and_configuration_change_together_and_are_put_back_together(
         assert_eq!(why.message, "a later step: no");
         assert_eq!(daemon.record(&record.name).unwrap(), record);
         assert_eq!(key(&daemon, &record).as_deref(), Some("old"));
+        assert_eq!(fallback_key().unwrap().expose_str(), Some("of a fall-back"));
         assert_eq!(config(&change), before);
     }
 }
@@ -102,7 +106,9 @@ async fn what_is_in_the_way_of_the_configuration_changes_nothing_else() {
     assert_eq!(daemon.record(&record.name).unwrap(), record);
     assert_eq!(key(&daemon, &record).as_deref(), Some("old"));
     // The next attempt sees it before it changes anything.
-    let why = written(&daemon, &record, "m1").map(drop).unwrap_err();
+    let why = written(&daemon, &record, &Route::new(Provider::Ollama, None, "m1", false).unwrap())
+        .map(drop)
+        .unwrap_err();
     assert_eq!(why.code, "config-unreadable");
 }
 
@@ -133,8 +139,11 @@ async fn a_lost_key_costs_the_model_alone_and_another_takes_its_place() {
 async fn another_key_for_the_same_model_leaves_the_agents_configuration_alone() {
     let temp = tempfile::tempdir().unwrap();
     let (daemon, record) = daemon(temp.path());
-    assert!(!written(&daemon, &record, "m0").unwrap().changes());
-    assert!(written(&daemon, &record, "m1").unwrap().changes());
+    let changes = |model: &str| {
+        let route = Route::new(Provider::Custom, Some("http://127.0.0.1:1/v1"), model, true).unwrap();
+        written(&daemon, &record, &route).unwrap().changes()
+    };
+    assert!(!changes("m0") && changes("m1"));
 }
 
 #[tokio::test]

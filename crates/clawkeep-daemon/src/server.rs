@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clawkeep_inference::{LiveService, Route, Secret, Service};
+use clawkeep_inference::{LiveService, MAX_FALLBACKS, Route, Secret, Service, Timeouts};
 use clawkeep_isolation::proto::Order;
 use clawkeep_plan::SandboxName;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{
-    Credentials, Desired, Home, JournalWriter, SandboxRecord, Secrets, Span, Store, StoreError,
+    Credentials, Desired, Home, JournalWriter, SandboxRecord, SecretError, Secrets, Span, Store, StoreError,
 };
 use clawkeep_supervisor::{Snapshot, Wish};
 
@@ -25,7 +25,7 @@ use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
 use crate::vault::Vault;
 use crate::wire::Asker;
-use crate::{create, credentials, policy, rebuild, route, turn};
+use crate::{create, credentials, fallback, policy, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +38,11 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a rehearsal waits for the agent to be back.
 const REHEARSAL_PATIENCE: Duration = Duration::from_secs(240);
+
+/// The name under which the key of a route is kept (0), or of one of its fall-backs (1 and up).
+pub fn key_name(index: usize) -> String {
+    if index == 0 { ROUTE_KEY.to_owned() } else { format!("fallback-key-{index}") }
+}
 
 type Slot = Result<Arc<Running>, Failure>;
 
@@ -157,20 +162,27 @@ impl Daemon {
         Running::begin(self, record, inference, dashboard)
     }
 
-    fn service(&self, name: &SandboxName, route: Route) -> Result<Service, Failure> {
+    /// The keys that are stored for a route and its fall-backs, in this order.
+    pub fn route_keys(&self, name: &SandboxName) -> Result<Vec<Option<clawkeep_store::Secret>>, SecretError> {
+        (0..=MAX_FALLBACKS).map(|index| self.secrets.get(name, &key_name(index))).collect()
+    }
+
+    /// The service for this route, with the keys that are stored.
+    pub fn service(&self, name: &SandboxName, route: Route) -> Result<Service, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new("route-unusable", error.to_string(), format!("clawkeep {name} inference set --help"))
         };
-        let key = match self.secrets.get(name, ROUTE_KEY) {
-            Ok(key) => key,
+        let keys = match self.route_keys(name) {
+            Ok(keys) => keys,
             // What else the agent does goes on without its model.
             Err(error) => {
                 self.note("key-unreadable", &format!("{name}: {error}"));
                 return Ok(Service::keyless(route, error.to_string()));
             }
         };
-        let key = key.and_then(|key| key.expose_str().map(|text| Secret::new(text.to_owned())));
-        Service::new(route, key).map_err(|e| failed(&e))
+        let text = |key: clawkeep_store::Secret| key.expose_str().map(|text| Secret::new(text.to_owned()));
+        let keys = keys.into_iter().map(|key| key.and_then(text)).collect();
+        Service::with_keys(route, keys, Timeouts::default()).map_err(|e| failed(&e))
     }
 
     pub fn record(&self, name: &SandboxName) -> Result<SandboxRecord, Failure> {
@@ -211,7 +223,7 @@ impl Daemon {
         status(&self.home, record, slot.as_deref().map_err(Clone::clone))
     }
 
-    fn sandbox(&self, name: &SandboxName) -> Result<Value, Failure> {
+    pub fn sandbox(&self, name: &SandboxName) -> Result<Value, Failure> {
         Ok(Value::Sandbox(Box::new(self.status_of(&self.record(name)?))))
     }
 
@@ -286,6 +298,8 @@ impl Daemon {
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
             Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
+            Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
             Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use clawkeep_inference::Route;
 use clawkeep_plan::Tier;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Desired, Home, SandboxRecord};
@@ -128,11 +129,16 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
             let limits = snapshot.limits.as_ref()?;
             Some(LimitsStatus { enforced: limits.enforced.clone(), usage: limits.cgroup.usage() })
         }),
-        route: RouteStatus {
-            provider: route.map_or_else(|| "unknown".into(), |route| route.provider.name().to_owned()),
-            model: route.map_or_else(String::new, |route| route.model.clone()),
-            endpoint_url: route.and_then(|route| route.effective_base_url().map(str::to_owned)),
-        },
+        route: route.map_or_else(
+            || RouteStatus {
+                provider: "unknown".into(),
+                model: String::new(),
+                endpoint_url: None,
+                fallbacks: Vec::new(),
+            },
+            route_status,
+        ),
+        inference: running.as_ref().ok().map(|running| running.inference.current().seen()),
         egress: running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status()),
         dashboard_port: record.dashboard_port,
         dashboard_url: record
@@ -144,6 +150,15 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         last_incident: snapshot.as_ref().and_then(|s| {
             s.last_incident.as_ref().map(|(at, what)| Incident { at: rfc3339(*at), what: what.clone() })
         }),
+    }
+}
+
+fn route_status(route: &Route) -> RouteStatus {
+    RouteStatus {
+        provider: route.provider.name().to_owned(),
+        model: route.model.clone(),
+        endpoint_url: route.effective_base_url().map(str::to_owned),
+        fallbacks: route.fallbacks.iter().map(route_status).collect(),
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use crate::pool::Lease;
@@ -39,6 +40,70 @@ pub(crate) async fn read_whole(body: BoxBody, limit: u64) -> Result<Bytes, Unrea
         Ok(collected) => Ok(collected.to_bytes()),
         Err(_) if exceeded.load(Ordering::Relaxed) => Err(Unread::TooLarge),
         Err(_) => Err(Unread::Broken),
+    }
+}
+
+/// A request body that is to be sent on.
+pub(crate) enum Held {
+    /// All of it, so that it can be changed and sent again. What it takes of the budget is given back with it.
+    Whole(Bytes, Option<OwnedSemaphorePermit>),
+    /// Too long for that.
+    Streamed(BoxBody),
+}
+
+/// Hold a body, if it has at most `limit` bytes and `budget` has a permit for each KiB.
+pub(crate) async fn hold(mut body: BoxBody, limit: u64, budget: &Arc<Semaphore>) -> Result<Held, BoxError> {
+    let mut held = BytesMut::new();
+    let mut taken: Option<OwnedSemaphorePermit> = None;
+    while let Some(frame) = body.frame().await {
+        // Trailers have no meaning in any call that is known.
+        let Ok(data) = frame?.into_data() else { continue };
+        held.extend_from_slice(&data);
+        let kib = u32::try_from(held.len().div_ceil(1024)).unwrap_or(u32::MAX);
+        let more = kib - taken.as_ref().map_or(0, |taken| taken.num_permits() as u32);
+        match Arc::clone(budget).try_acquire_many_owned(more) {
+            Ok(permit) if held.len() as u64 <= limit => match &mut taken {
+                Some(taken) => taken.merge(permit),
+                None => taken = Some(permit),
+            },
+            _ => return Ok(Held::Streamed(Continued { first: held.freeze(), rest: body }.boxed_unsync())),
+        }
+    }
+    Ok(Held::Whole(held.freeze(), taken))
+}
+
+/// What was read of a body already, then the rest of it.
+struct Continued {
+    first: Bytes,
+    rest: BoxBody,
+}
+
+impl Body for Continued {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.rest).poll_frame(cx);
+        }
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (first, rest) = (self.first.len() as u64, self.rest.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(first));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(first)) {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }
 
@@ -86,6 +151,11 @@ impl Body for Limited {
         self.inner.size_hint()
     }
 }
+
+/// Nothing came for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the provider stopped sending")]
+pub(crate) struct Stalled;
 
 /// A provider's answer as it comes: unbuffered, so the reader's pace is the sender's pace. Fails when nothing
 /// comes for too long; gives its connection back to the pool when it ends well.
@@ -146,7 +216,7 @@ impl Body for Answer {
                 }
                 ready!(self.timer.as_mut().poll(cx));
                 self.lease = None;
-                Poll::Ready(Some(Err("the provider stopped sending".into())))
+                Poll::Ready(Some(Err(Stalled.into())))
             }
         }
     }

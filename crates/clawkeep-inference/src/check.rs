@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::Api;
 use crate::body::{BoxBody, empty, full, read_whole};
 use crate::canary;
 use crate::forward::Upstream;
@@ -30,7 +31,7 @@ pub struct RouteReport {
 }
 
 impl Service {
-    /// One verified first request, from outside the sandbox: the list of models, then a turn of one token.
+    /// One verified first request to the route itself, not to its fall-backs, from outside the sandbox: the list of models, then a turn of one token.
     /// The turn is the proof; the list only explains its failure. Bounded by [`crate::Timeouts`].
     ///
     /// # Errors
@@ -49,8 +50,8 @@ impl Service {
                 }
                 (Some(vec![model.clone()]), start)
             }
-            Backend::Http(upstream) => {
-                let probe = Probe { service: self, upstream, model: &model };
+            Backend::Http(chain) => {
+                let probe = Probe { service: self, upstream: chain.first(), model: &model };
                 let listed = probe.list(self.timeouts.list).await?;
                 let start = Instant::now();
                 probe.turn(listed.as_deref(), self.timeouts.turn).await?;
@@ -76,7 +77,12 @@ struct Probe<'a> {
 impl Probe<'_> {
     /// The models that the provider lists, if it lists any.
     async fn list(&self, limit: Duration) -> Result<Option<Vec<String>>, RouteProblem> {
-        let (status, bytes) = self.ask(Method::GET, "/models", empty(), limit).await?;
+        let path = match self.upstream.api() {
+            Api::OpenAi => "/models",
+            // It pages, and has less than a page of this size.
+            Api::Anthropic => "/models?limit=1000",
+        };
+        let (status, bytes) = self.ask(Method::GET, path, empty(), limit).await?;
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(self.problem_of(status, &bytes));
         }
@@ -89,7 +95,12 @@ impl Probe<'_> {
     }
 
     async fn turn(&self, listed: Option<&[String]>, limit: Duration) -> Result<(), RouteProblem> {
-        let path = "/chat/completions";
+        let (path, proof, what) = match self.upstream.api() {
+            Api::OpenAi => {
+                ("/chat/completions", "choices", "its answer to a chat completion has no 'choices'")
+            }
+            Api::Anthropic => ("/messages", "content", "its answer to a message has no 'content'"),
+        };
         let body = full(turn_body(self.model, "max_tokens", 1));
         let (mut status, mut bytes) = self.ask(Method::POST, path, body, limit).await?;
         if status == StatusCode::BAD_REQUEST
@@ -101,12 +112,11 @@ impl Probe<'_> {
         }
         if status.is_success() {
             let answer = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
-            return match answer["choices"].as_array() {
-                Some(choices) if !choices.is_empty() => Ok(()),
-                _ => Err(RouteProblem::Protocol {
-                    address: self.upstream.address(),
-                    cause: "its answer to a chat completion has no 'choices'".to_owned(),
-                }),
+            return match (answer[proof].as_array(), self.upstream.api()) {
+                (Some(choices), Api::OpenAi) if !choices.is_empty() => Ok(()),
+                // With room for one token it may hold none.
+                (Some(_), Api::Anthropic) => Ok(()),
+                _ => Err(RouteProblem::Protocol { address: self.upstream.address(), cause: what.to_owned() }),
             };
         }
         let names_model_problem = matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
@@ -145,7 +155,7 @@ impl Probe<'_> {
         }
         let address = self.upstream.address();
         let whole = async {
-            let response = self.upstream.send(method, path, headers, body, limit).await?;
+            let response = self.upstream.send(method, path, headers, body, None, limit).await?;
             let status = response.status();
             let body = read_whole(response.into_body().boxed_unsync(), MAX_ANSWER).await;
             let body = body.map_err(|_| RouteProblem::Protocol {

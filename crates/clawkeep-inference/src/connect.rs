@@ -1,9 +1,14 @@
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clawkeep_outbound::{DialError, client_config, dial, host_roots};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -12,7 +17,62 @@ use crate::problem::RouteProblem;
 use crate::route::Origin;
 
 /// The sending half of a connection to a provider.
-pub(crate) type Sender = hyper::client::conn::http1::SendRequest<BoxBody>;
+pub(crate) struct Sender {
+    pub inner: hyper::client::conn::http1::SendRequest<BoxBody>,
+    received: Arc<AtomicU64>,
+}
+
+impl Sender {
+    /// How many bytes have come from the provider so far (inside TLS).
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+}
+
+/// Counts what is read.
+struct Counted<T> {
+    inner: T,
+    received: Arc<AtomicU64>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Release);
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}
 
 /// Opens a new connection to the origin. The connection's task ends when its sender is dropped.
 pub(crate) async fn connect(origin: &Origin, limit: Duration) -> Result<Sender, RouteProblem> {
@@ -49,16 +109,18 @@ async fn reach(origin: &Origin, limit: Duration) -> Result<TcpStream, RouteProbl
 
 async fn handshake<T>(origin: &Origin, stream: T) -> Result<Sender, RouteProblem>
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let received = Arc::new(AtomicU64::new(0));
+    let stream = Counted { inner: stream, received: received.clone() };
+    let (inner, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| RouteProblem::Protocol { address: origin.display(), cause: error.to_string() })?;
     // What goes wrong here is seen by the request or the body that it happens to.
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    Ok(sender)
+    Ok(Sender { inner, received })
 }
 
 /// TLS with the host's own roots, HTTP/1.1 only, made once a process.

@@ -1,26 +1,26 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt as _;
 
-use crate::MAX_FORWARDED_BODY;
-use crate::body::{Answer, BoxBody, Limited};
+use crate::body::{Answer, BoxBody};
 use crate::pool::Pool;
 use crate::problem::RouteProblem;
-use crate::reply::{error_reply, too_large};
-use crate::route::Origin;
+use crate::reply::error_reply;
+use crate::route::{KeyHeader, Route, RouteError};
 use crate::service::Timeouts;
+use crate::{Api, Secret};
 
 /// Request headers that pass. A list of what passes, since a list of what does not can never name every
-/// header that some provider takes a credential or an account from.
+/// header that some provider takes a credential or an account from. `accept-encoding` is none of them: a
+/// compressed stream comes in larger pieces, later.
 const PASSED: &[&str] = &[
     "accept",
-    "accept-encoding",
     "accept-language",
+    "anthropic-beta",
+    "anthropic-version",
     "content-type",
     "http-referer",
     "idempotency-key",
@@ -48,16 +48,31 @@ const DROPPED_FROM_ANSWER: &[&str] = &[
     "www-authenticate",
 ];
 
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// The version of Anthropic's API that is named where the agent names none.
+const DEFAULT_ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
 /// A provider behind HTTP, and the key that is put in.
 pub(crate) struct Upstream {
     pool: Arc<Pool>,
-    authorization: Option<HeaderValue>,
+    api: Api,
+    key: Option<KeyHeader>,
     timeouts: Timeouts,
 }
 
 impl Upstream {
-    pub(crate) fn new(origin: Origin, authorization: Option<HeaderValue>, timeouts: Timeouts) -> Self {
-        Self { pool: Pool::new(origin, timeouts.connect), authorization, timeouts }
+    pub(crate) fn new(route: &Route, key: Option<&Secret>, timeouts: Timeouts) -> Result<Self, RouteError> {
+        Ok(Self {
+            pool: Pool::new(route.origin()?, timeouts.connect),
+            api: route.provider.api(),
+            key: route.key_header(key)?,
+            timeouts,
+        })
+    }
+
+    pub(crate) fn api(&self) -> Api {
+        self.api
     }
 
     pub(crate) fn address(&self) -> String {
@@ -65,16 +80,18 @@ impl Upstream {
     }
 
     pub(crate) fn sends_key(&self) -> bool {
-        self.authorization.is_some()
+        self.key.is_some()
     }
 
-    /// Send to `path` below the base URL. `headers` pass as they are; Host and key are added.
+    /// Send to `path` below the base URL. `headers` pass as they are; Host and key are added. `replay` is the whole
+    /// body, if that is known.
     pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
         headers: HeaderMap,
         body: BoxBody,
+        replay: Option<&Bytes>,
         head_timeout: Duration,
     ) -> Result<Response<Answer>, RouteProblem> {
         let origin = self.pool.origin();
@@ -88,51 +105,23 @@ impl Upstream {
         *request.headers_mut() = headers;
         let host = HeaderValue::from_str(&origin.authority).map_err(|error| protocol(error.to_string()))?;
         request.headers_mut().insert(header::HOST, host);
-        if let Some(authorization) = &self.authorization {
-            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        if self.api == Api::Anthropic {
+            let version = request.headers_mut().entry(ANTHROPIC_VERSION);
+            version.or_insert(DEFAULT_ANTHROPIC_VERSION);
         }
-        let (response, lease) = self.pool.send(request, head_timeout).await?;
+        if let Some((name, value)) = &self.key {
+            request.headers_mut().insert(name, value.clone());
+        }
+        let (response, lease) = self.pool.send(request, replay, head_timeout).await?;
         if response.status().is_informational() {
             return Err(protocol("it switched protocols unasked".to_owned()));
         }
         Ok(response.map(|body| Answer::new(body, lease, self.timeouts.idle)))
     }
-
-    /// Pass on a request from inside and its answer back. `path` is below the base URL.
-    pub(crate) async fn forward(&self, parts: &Parts, path: &str, body: BoxBody) -> Response<BoxBody> {
-        if hyper::body::Body::size_hint(&body).lower() > MAX_FORWARDED_BODY {
-            return too_large(MAX_FORWARDED_BODY);
-        }
-        let exceeded = Arc::new(AtomicBool::new(false));
-        let body = Limited::new(body, MAX_FORWARDED_BODY, exceeded.clone()).boxed_unsync();
-        let path = match parts.uri.query().and_then(safe_query) {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_owned(),
-        };
-        let headers = safe_request_headers(&parts.headers);
-        match self.send(parts.method.clone(), &path, headers, body, self.timeouts.head).await {
-            Ok(response) if response.status().is_redirection() => {
-                // The key must not follow, and the agent could not.
-                error_reply(
-                    StatusCode::BAD_GATEWAY,
-                    "upstream_redirect",
-                    "the provider redirects to another address; the operator must correct the endpoint URL",
-                )
-            }
-            Ok(response) => {
-                let (mut head, answer) = response.into_parts();
-                clean_answer_headers(&mut head.headers);
-                head.extensions.clear();
-                Response::from_parts(head, answer.boxed_unsync())
-            }
-            Err(_) if exceeded.load(Ordering::Relaxed) => too_large(MAX_FORWARDED_BODY),
-            Err(problem) => unreachable_reply(&problem),
-        }
-    }
 }
 
 /// What the agent is told: the class of the cause, never an address.
-fn unreachable_reply(problem: &RouteProblem) -> Response<BoxBody> {
+pub(crate) fn unreachable_reply(problem: &RouteProblem) -> Response<BoxBody> {
     let (status, what) = match problem {
         RouteProblem::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "did not answer in time"),
         RouteProblem::Dns { .. } => (StatusCode::BAD_GATEWAY, "cannot be found (DNS)"),
@@ -145,13 +134,13 @@ fn unreachable_reply(problem: &RouteProblem) -> Response<BoxBody> {
     error_reply(status, &format!("upstream_{}", problem.class()), &message)
 }
 
-fn safe_request_headers(from: &HeaderMap) -> HeaderMap {
+pub(crate) fn safe_request_headers(from: &HeaderMap) -> HeaderMap {
     let passes =
         |name: &HeaderName| PASSED.contains(&name.as_str()) || name.as_str().starts_with(PASSED_PREFIX);
     from.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn safe_query(query: &str) -> Option<String> {
+pub(crate) fn safe_query(query: &str) -> Option<String> {
     let is_credential = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
         // An encoded name is never needed and could spell any of them.
@@ -161,7 +150,7 @@ fn safe_query(query: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("&"))
 }
 
-fn clean_answer_headers(headers: &mut HeaderMap) {
+pub(crate) fn clean_answer_headers(headers: &mut HeaderMap) {
     clawkeep_outbound::strip(headers);
     for name in DROPPED_FROM_ANSWER {
         headers.remove(*name);
@@ -177,6 +166,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         for name in [
             "accept",
+            "anthropic-version",
+            "accept-encoding",
+            "anthropic-dangerous-direct-browser-access",
             "x-stainless-lang",
             "authorization",
             "x-api-key",
@@ -196,7 +188,7 @@ mod tests {
         let kept = safe_request_headers(&headers);
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "x-stainless-lang"]);
+        assert_eq!(names, ["accept", "anthropic-version", "x-stainless-lang"]);
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Where `inference.local` leads.
 //!
 //! The agent in a sandbox talks to `https://inference.local/v1` and holds no key. Out here a [`Service`] turns
-//! that into the [`Provider`] that the operator chose: it forwards the few calls of the OpenAI-compatible API
-//! that it knows, puts the key in, and lets nothing else of what the agent said about credentials through.
+//! that into the [`Provider`] that the operator chose: it forwards the few calls of the OpenAI and Anthropic
+//! APIs that it knows, puts the key in, and lets nothing else of what the agent said about credentials through.
 //! Without a provider the built-in canary answers, so that the whole path can be proven on any machine.
 //!
 //! This crate opens connections to one place only, the route's base URL, which never comes from a sandbox.
 #![forbid(unsafe_code)]
 
 mod body;
+mod breaker;
 mod canary;
+mod chain;
 mod check;
 mod connect;
+mod edit;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod limit;
+mod meter;
 mod pool;
 mod problem;
 mod provider;
@@ -20,13 +27,17 @@ mod reply;
 mod route;
 mod secret;
 mod service;
+mod usage;
 
 pub use body::{BoxBody, BoxError};
+pub use breaker::BreakerState;
 pub use canary::{CANARY_ANSWER, CANARY_MODEL};
 pub use check::RouteReport;
+pub use limit::Limits;
+pub use meter::{Counts, RouteSeen, Seen};
 pub use problem::RouteProblem;
-pub use provider::{Provider, ProviderError};
-pub use route::{AuthScheme, Route, RouteError};
+pub use provider::{Api, Provider, ProviderError};
+pub use route::{AuthScheme, MAX_FALLBACKS, Route, RouteError};
 pub use secret::Secret;
 pub use service::{LiveService, Service, Timeouts};
 
@@ -36,5 +47,9 @@ pub const HOST: &str = "inference.local";
 /// The largest request body that the canary reads, in bytes.
 pub const MAX_CANARY_BODY: u64 = 8 << 20;
 
-/// The largest request body that is passed on to a provider, in bytes. It is streamed, never held.
+/// The largest request body that is held, in bytes: it can be sent again, to another route too, and be given what
+/// its model needs. A longer one is streamed to the first route as it is.
+pub const MAX_HELD_BODY: u64 = 8 << 20;
+
+/// The largest request body that is passed on to a provider, in bytes.
 pub const MAX_FORWARDED_BODY: u64 = 64 << 20;

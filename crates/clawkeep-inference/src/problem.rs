@@ -63,7 +63,7 @@ pub enum RouteProblem {
         /// Some that it has, at most eight.
         available: Vec<String>,
     },
-    /// What answers there does not speak HTTP/1.1 or the OpenAI API.
+    /// What answers there does not speak HTTP/1.1 or the provider's API.
     #[error("{address} gave no usable answer: {cause}")]
     Protocol {
         /// `host:port`.
@@ -132,7 +132,7 @@ impl RouteProblem {
                 "Check the key: it may be wrong, expired or without access to this model.".to_owned()
             }
             Self::Unauthorized { key_sent: false, .. } => {
-                "Give a key: set the provider's variable (COMPATIBLE_API_KEY for custom) and onboard again."
+                "Give a key: set the provider's variable (COMPATIBLE_API_KEY for an endpoint of your own) and onboard again."
                     .to_owned()
             }
             Self::KeyUnreadable { .. } => {
@@ -143,7 +143,8 @@ impl RouteProblem {
             }
             Self::ModelAbsent { .. } => "Choose a model that the provider has: --model NAME".to_owned(),
             Self::Protocol { .. } | Self::UpstreamStatus { status: 300..=399 | 404 | 405, .. } => {
-                "Check --endpoint-url: it is the base of an OpenAI-compatible API and mostly ends in /v1."
+                "Check --endpoint-url: it is the base of an OpenAI-compatible API and mostly ends in /v1, or for \
+                 anthropicCompatible the address before /v1/messages."
                     .to_owned()
             }
             Self::UpstreamStatus { status: 429, .. } => {

@@ -20,24 +20,31 @@ pub enum Provider {
     Build,
     /// OpenAI.
     OpenAi,
+    /// Anthropic.
+    Anthropic,
     /// Google Gemini, by its OpenAI-compatible endpoint.
     Gemini,
     /// OpenRouter.
     OpenRouter,
     /// Any OpenAI-compatible endpoint.
     Custom,
+    /// Any endpoint of the Anthropic Messages API.
+    AnthropicCompatible,
 }
 
-/// A word that names no provider of this version.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProviderError {
-    /// A provider of the outside contract that this version cannot serve yet.
-    #[error("provider {0} is not in this version yet; use one of: {list}", list = names())]
-    NotYet(&'static str),
-    /// No provider at all.
-    #[error("{0:?} is not a provider; use one of: {list}", list = names())]
-    Unknown(String),
+/// What a provider is asked by. Requests are passed on as they are, so this is also what the agent has to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// OpenAI's chat completions, as most servers know them.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
 }
+
+/// A word that names no provider.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a provider; use one of: {list}", list = names())]
+pub struct ProviderError(String);
 
 struct Row {
     provider: Provider,
@@ -66,6 +73,7 @@ static TABLE: &[Row] = &[
     row(Provider::LlamaCpp, "llamacpp", Some("http://127.0.0.1:8081/v1"), &[], false),
     row(Provider::Build, "build", Some("https://integrate.api.nvidia.com/v1"), &["NVIDIA_API_KEY"], true),
     row(Provider::OpenAi, "openai", Some("https://api.openai.com/v1"), &["OPENAI_API_KEY"], true),
+    row(Provider::Anthropic, "anthropic", Some("https://api.anthropic.com"), &["ANTHROPIC_API_KEY"], true),
     row(
         Provider::Gemini,
         "gemini",
@@ -81,9 +89,14 @@ static TABLE: &[Row] = &[
         true,
     ),
     row(Provider::Custom, "custom", None, &["COMPATIBLE_API_KEY"], false),
+    row(
+        Provider::AnthropicCompatible,
+        "anthropicCompatible",
+        None,
+        &["COMPATIBLE_ANTHROPIC_API_KEY", "COMPATIBLE_API_KEY"],
+        false,
+    ),
 ];
-
-const NOT_YET: &[&str] = &["anthropic", "anthropicCompatible"];
 
 fn names() -> String {
     TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
@@ -95,12 +108,15 @@ impl Provider {
     /// # Errors
     /// [`ProviderError`], with the names that would do.
     pub fn parse(name: &str) -> Result<Self, ProviderError> {
-        if let Some(row) = TABLE.iter().find(|row| row.name == name) {
-            return Ok(row.provider);
-        }
-        match NOT_YET.iter().find(|known| **known == name) {
-            Some(known) => Err(ProviderError::NotYet(known)),
-            None => Err(ProviderError::Unknown(name.chars().take(64).collect())),
+        let row = TABLE.iter().find(|row| row.name == name);
+        row.map(|row| row.provider).ok_or_else(|| ProviderError(name.chars().take(64).collect()))
+    }
+
+    /// What it is asked by.
+    pub fn api(self) -> Api {
+        match self {
+            Self::Anthropic | Self::AnthropicCompatible => Api::Anthropic,
+            _ => Api::OpenAi,
         }
     }
 
@@ -175,13 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_not_in_this_version_and_what_is_no_provider() {
-        assert_eq!(Provider::parse("anthropic"), Err(ProviderError::NotYet("anthropic")));
+    fn a_word_that_is_no_provider_is_answered_with_those_that_are() {
         assert_eq!(
-            Provider::parse("anthropicCompatible").unwrap_err().to_string(),
-            "provider anthropicCompatible is not in this version yet; use one of: canary, ollama, vllm, nim-local, \
-             llamacpp, build, openai, gemini, openrouter, custom"
+            Provider::parse("Ollama").unwrap_err().to_string(),
+            "\"Ollama\" is not a provider; use one of: canary, ollama, vllm, nim-local, llamacpp, build, openai, \
+             anthropic, gemini, openrouter, custom, anthropicCompatible"
         );
-        assert_eq!(Provider::parse("Ollama"), Err(ProviderError::Unknown("Ollama".into())));
     }
 }

@@ -1,4 +1,4 @@
-//! Answers in the shape of the OpenAI API.
+//! Answers that clients of either API understand.
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -14,10 +14,12 @@ pub(crate) fn json_reply(status: StatusCode, value: &Value) -> Response<BoxBody>
     reply
 }
 
-/// An error as clients of the OpenAI API know it. `code` is stable, `message` is for people.
+/// An error in the shape that clients of the OpenAI API know, and with the outer `type` of Anthropic's, which
+/// they ignore. `code` is stable, `message` is for people.
 pub(crate) fn error_reply(status: StatusCode, code: &str, message: &str) -> Response<BoxBody> {
     let kind = if status.is_client_error() { "invalid_request_error" } else { "api_error" };
-    json_reply(status, &json!({"error": {"message": message, "type": kind, "param": null, "code": code}}))
+    let error = json!({"message": message, "type": kind, "param": null, "code": code});
+    json_reply(status, &json!({"type": "error", "error": error}))
 }
 
 pub(crate) fn too_large(limit: u64) -> Response<BoxBody> {

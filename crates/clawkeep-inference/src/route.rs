@@ -1,8 +1,9 @@
 use std::net::IpAddr;
 
+use http::header::{self, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::{CANARY_MODEL, Provider, Secret};
+use crate::{Api, CANARY_MODEL, Provider, Secret};
 
 /// How a route shows its key to the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +13,35 @@ pub enum AuthScheme {
     None,
     /// `Authorization: Bearer` (RFC 6750).
     Bearer,
+    /// `x-api-key`, as Anthropic has it.
+    #[serde(rename = "x-api-key")]
+    XApiKey,
 }
+
+impl AuthScheme {
+    /// How keys are shown where this API is spoken.
+    fn of(api: Api) -> Self {
+        match api {
+            Api::OpenAi => Self::Bearer,
+            Api::Anthropic => Self::XApiKey,
+        }
+    }
+
+    /// The header that carries the key, and what stands before it.
+    fn header(self) -> Option<(HeaderName, &'static str)> {
+        match self {
+            Self::None => None,
+            Self::Bearer => Some((header::AUTHORIZATION, "Bearer ")),
+            Self::XApiKey => Some((HeaderName::from_static("x-api-key"), "")),
+        }
+    }
+}
+
+/// The header that shows a key, ready to be put in.
+pub(crate) type KeyHeader = (HeaderName, HeaderValue);
+
+/// The most fall-backs of a route.
+pub const MAX_FALLBACKS: usize = 4;
 
 /// Where `inference.local` leads: durable, free of secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +55,9 @@ pub struct Route {
     pub model: String,
     /// How the key is shown.
     pub auth: AuthScheme,
+    /// Who is asked when this one gives no answer, in this order. They have no fall-backs of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Route>,
 }
 
 /// Why a route cannot be used. No message holds the URL's user part or a key.
@@ -46,6 +78,9 @@ pub enum RouteError {
         /// The provider.
         provider: Provider,
     },
+    /// A fall-back that cannot be one.
+    #[error("this fall-back cannot be used: {0}")]
+    Fallback(&'static str),
     /// The key holds characters that no HTTP header can carry.
     #[error("the key for provider {0} holds characters that no HTTP header can carry (a line break?)")]
     BadKey(Provider),
@@ -72,6 +107,7 @@ impl Route {
             base_url: None,
             model: CANARY_MODEL.to_owned(),
             auth: AuthScheme::None,
+            fallbacks: Vec::new(),
         }
     }
 
@@ -93,7 +129,8 @@ impl Route {
             provider,
             base_url: endpoint_url.map(|url| url.trim().trim_end_matches('/').to_owned()),
             model: model.trim().to_owned(),
-            auth: if has_key { AuthScheme::Bearer } else { AuthScheme::None },
+            auth: if has_key { AuthScheme::of(provider.api()) } else { AuthScheme::None },
+            fallbacks: Vec::new(),
         };
         route.origin()?;
         if route.model.is_empty() {
@@ -105,6 +142,35 @@ impl Route {
         Ok(route)
     }
 
+    /// Another route to ask when this one, and those added before, give no answer.
+    ///
+    /// # Errors
+    /// [`RouteError::Fallback`], when it can be none of this route.
+    pub fn add_fallback(&mut self, fallback: Self) -> Result<(), RouteError> {
+        self.fallbacks.push(fallback);
+        self.check_fallbacks().inspect_err(|_| drop(self.fallbacks.pop()))
+    }
+
+    pub(crate) fn check_fallbacks(&self) -> Result<(), RouteError> {
+        let apis = self.fallbacks.iter().map(|route| route.provider.api());
+        let canary = std::iter::once(self).chain(&self.fallbacks).any(|r| r.provider == Provider::Canary);
+        let why = if self.fallbacks.is_empty() {
+            return Ok(());
+        } else if canary {
+            "the built-in canary is no model: it has no fall-back and is none"
+        } else if self.fallbacks.len() > MAX_FALLBACKS {
+            "a route has four fall-backs at most"
+        } else if self.fallbacks.iter().any(|route| !route.fallbacks.is_empty()) {
+            "a fall-back has no fall-backs of its own"
+        } else if apis.into_iter().any(|api| api != self.provider.api()) {
+            "it must speak what the first route speaks: requests are passed on, not translated between OpenAI's and \
+             Anthropic's API"
+        } else {
+            return Ok(());
+        };
+        Err(RouteError::Fallback(why))
+    }
+
     /// The base URL in force. `None` for the canary and for a route that lacks one.
     pub fn effective_base_url(&self) -> Option<&str> {
         self.base_url.as_deref().or(self.provider.default_base_url())
@@ -112,24 +178,22 @@ impl Route {
 
     pub(crate) fn origin(&self) -> Result<Origin, RouteError> {
         let url = self.effective_base_url().ok_or(RouteError::NoEndpoint(self.provider))?;
-        Origin::parse(url)
+        let mut origin = Origin::parse(url)?;
+        // Clients of this API add `/v1` themselves, so its base URLs are mostly written without.
+        if self.provider.api() == Api::Anthropic && !origin.path.ends_with("/v1") {
+            origin.path.push_str("/v1");
+        }
+        Ok(origin)
     }
 
-    /// The `Authorization` value, if the route shows a key.
-    pub(crate) fn authorization(
-        &self,
-        key: Option<&Secret>,
-    ) -> Result<Option<http::HeaderValue>, RouteError> {
-        let text = match self.auth {
-            AuthScheme::None => return Ok(None),
-            AuthScheme::Bearer => {
-                let key = key.ok_or(RouteError::NoKey { provider: self.provider })?;
-                zeroize::Zeroizing::new(format!("Bearer {}", key.expose().trim()))
-            }
-        };
-        let mut value = http::HeaderValue::from_str(&text).map_err(|_| RouteError::BadKey(self.provider))?;
+    /// The header that shows the key, if the route shows one.
+    pub(crate) fn key_header(&self, key: Option<&Secret>) -> Result<Option<KeyHeader>, RouteError> {
+        let Some((name, before)) = self.auth.header() else { return Ok(None) };
+        let key = key.ok_or(RouteError::NoKey { provider: self.provider })?;
+        let text = zeroize::Zeroizing::new(format!("{before}{}", key.expose().trim()));
+        let mut value = HeaderValue::from_str(&text).map_err(|_| RouteError::BadKey(self.provider))?;
         value.set_sensitive(true);
-        Ok(Some(value))
+        Ok(Some((name, value)))
     }
 }
 
@@ -254,15 +318,53 @@ mod tests {
             "{\"provider\":\"custom\",\"base_url\":\"http://127.0.0.1:9/v1\",\"model\":\"m\",\"auth\":\"bearer\"}"
         );
         assert_eq!(serde_json::from_str::<Route>(&json).unwrap(), route);
+        let route = Route::new(Provider::Anthropic, None, "m", true).unwrap();
+        let json = serde_json::to_string(&route).unwrap();
+        assert!(json.ends_with("\"auth\":\"x-api-key\"}"), "{json}");
+        assert_eq!(serde_json::from_str::<Route>(&json).unwrap(), route);
+    }
+
+    #[test]
+    fn a_fallback_is_refused_where_it_could_not_serve_and_old_records_have_none() {
+        let local = || Route::new(Provider::Ollama, None, "m", false).unwrap();
+        let claude = Route::new(Provider::Anthropic, None, "c", true).unwrap();
+        let mut route = local();
+        for refused in [Route::canary(), claude, Route { fallbacks: vec![local()], ..local() }] {
+            assert!(matches!(route.add_fallback(refused), Err(RouteError::Fallback(_))));
+        }
+        assert!(matches!(Route::canary().add_fallback(local()), Err(RouteError::Fallback(_))));
+        assert_eq!(route, local());
+        for _ in 0..MAX_FALLBACKS {
+            route.add_fallback(local()).unwrap();
+        }
+        assert!(matches!(route.add_fallback(local()), Err(RouteError::Fallback(_))));
+        let json = serde_json::to_string(&route).unwrap();
+        assert_eq!(serde_json::from_str::<Route>(&json).unwrap(), route);
+        let old = r#"{"provider":"ollama","base_url":null,"model":"m","auth":"none"}"#;
+        assert_eq!(serde_json::from_str::<Route>(old).unwrap(), local());
     }
 
     #[test]
     fn the_key_is_a_sensitive_header_or_an_error() {
         let route = Route::new(Provider::Custom, Some("http://h/v1"), "m", true).unwrap();
-        let value = route.authorization(Some(&Secret::new("sk-1\n".into()))).unwrap().unwrap();
-        assert_eq!((value.to_str().unwrap(), value.is_sensitive()), ("Bearer sk-1", true));
-        let bad = route.authorization(Some(&Secret::new("sk\n-1".into())));
+        let key = Secret::new("sk-1\n".into());
+        let (name, value) = route.key_header(Some(&key)).unwrap().unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("authorization", "Bearer sk-1"));
+        assert!(value.is_sensitive());
+        let bad = route.key_header(Some(&Secret::new("sk\n-1".into())));
         assert_eq!(bad, Err(RouteError::BadKey(Provider::Custom)));
-        assert_eq!(route.authorization(None), Err(RouteError::NoKey { provider: Provider::Custom }));
+        assert_eq!(route.key_header(None), Err(RouteError::NoKey { provider: Provider::Custom }));
+
+        let route = Route::new(Provider::Anthropic, None, "m", true).unwrap();
+        let (name, value) = route.key_header(Some(&key)).unwrap().unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-api-key", "sk-1"));
+    }
+
+    #[test]
+    fn an_anthropic_base_url_is_the_same_with_and_without_its_version() {
+        for url in ["https://h/anthropic", "https://h/anthropic/", "https://h/anthropic/v1"] {
+            let route = Route::new(Provider::AnthropicCompatible, Some(url), "m", false).unwrap();
+            assert_eq!(route.origin().unwrap().path, "/anthropic/v1");
+        }
     }
 }

@@ -7,7 +7,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body;
 
 use crate::body::{BoxBody, BoxError};
-use crate::forward::Upstream;
+use crate::chain::Chain;
+use crate::limit::{Limiter, Limits};
+use crate::meter::{Meter, Seen};
 use crate::reply::error_reply;
 use crate::route::{Route, RouteError};
 use crate::{Provider, Secret, canary};
@@ -48,11 +50,13 @@ pub struct Service {
     pub(crate) backend: Backend,
     pub(crate) secret: Option<Secret>,
     pub(crate) timeouts: Timeouts,
+    limiter: Arc<Limiter>,
+    meter: Meter,
 }
 
 pub(crate) enum Backend {
     Canary,
-    Http(Upstream),
+    Http(Chain),
     /// Answers nothing, for this reason.
     Keyless(String),
 }
@@ -69,30 +73,32 @@ impl Service {
     /// # Errors
     /// [`RouteError`] when the route cannot be used, or needs a key and `secret` is none that fits.
     pub fn new(route: Route, secret: Option<Secret>) -> Result<Self, RouteError> {
-        Self::with_timeouts(route, secret, Timeouts::default())
+        Self::with_keys(route, vec![secret], Timeouts::default())
     }
 
-    /// The same as [`Service::new`] with other timeouts.
+    /// The same with the keys of the route and of its fall-backs, in this order, and with other timeouts.
     ///
     /// # Errors
     /// Those of [`Service::new`].
-    pub fn with_timeouts(
+    pub fn with_keys(
         route: Route,
-        secret: Option<Secret>,
+        keys: Vec<Option<Secret>>,
         timeouts: Timeouts,
     ) -> Result<Self, RouteError> {
+        route.check_fallbacks()?;
         let backend = if route.provider == Provider::Canary {
             Backend::Canary
         } else {
-            Backend::Http(Upstream::new(route.origin()?, route.authorization(secret.as_ref())?, timeouts))
+            Backend::Http(Chain::new(&route, &keys, timeouts)?)
         };
-        Ok(Self { route, backend, secret, timeouts })
+        let secret = keys.into_iter().next().flatten();
+        Ok(Self { route, backend, secret, timeouts, ..Self::canary() })
     }
 
     /// A service whose key is there and cannot be read, for this reason: it connects nothing, and says so to
     /// whoever asks. What else the sandbox does goes on.
     pub fn keyless(route: Route, cause: String) -> Self {
-        Self { route, backend: Backend::Keyless(cause), secret: None, timeouts: Timeouts::default() }
+        Self { route, backend: Backend::Keyless(cause), ..Self::canary() }
     }
 
     /// Why it has no key, where it should have one.
@@ -105,8 +111,20 @@ impl Service {
 
     /// The built-in canary.
     pub fn canary() -> Self {
-        let (route, timeouts) = (Route::canary(), Timeouts::default());
-        Self { route, backend: Backend::Canary, secret: None, timeouts }
+        Self {
+            route: Route::canary(),
+            backend: Backend::Canary,
+            secret: None,
+            timeouts: Timeouts::default(),
+            limiter: Arc::new(Limiter::new(Limits::default())),
+            meter: Meter::default(),
+        }
+    }
+
+    /// The same with other limits.
+    pub fn limited(mut self, limits: Limits) -> Self {
+        self.limiter = Arc::new(Limiter::new(limits));
+        self
     }
 
     /// Where it leads.
@@ -114,8 +132,17 @@ impl Service {
         &self.route
     }
 
+    /// What was counted so far. The canary's answers are not.
+    pub fn seen(&self) -> Seen {
+        let routes = match &self.backend {
+            Backend::Canary | Backend::Keyless(_) => Vec::new(),
+            Backend::Http(chain) => chain.seen(),
+        };
+        self.meter.seen(self.limiter.running(), routes)
+    }
+
     /// Answer one request. Of the request's URI only path and query count. What is not one of the known calls
-    /// of the OpenAI API is answered with 404 here; nothing is connected for it.
+    /// of the OpenAI and Anthropic APIs is answered with 404 here; nothing is connected for it.
     pub async fn respond<B>(&self, request: Request<B>) -> Response<BoxBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -130,7 +157,9 @@ impl Service {
             (Backend::Canary, Call::Models) => canary::models(),
             (Backend::Canary, Call::Chat) => canary::chat(body).await,
             (Backend::Canary, _) => unknown_call(),
-            (Backend::Http(upstream), call) => upstream.forward(&parts, call.path(), body).await,
+            (Backend::Http(chain), call) => {
+                chain.answer(&parts, call, body, &self.limiter, &self.meter).await
+            }
             // The cause names files of the host: it is for the operator alone.
             (Backend::Keyless(_), _) => error_reply(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -142,16 +171,19 @@ impl Service {
 }
 
 /// The calls that are known.
-#[derive(Clone, Copy)]
-enum Call {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
     Models,
     Chat,
     Responses,
     Embeddings,
+    Messages,
+    CountTokens,
 }
 
 impl Call {
-    const ALL: [Self; 4] = [Self::Models, Self::Chat, Self::Responses, Self::Embeddings];
+    const ALL: [Self; 6] =
+        [Self::Models, Self::Chat, Self::Responses, Self::Embeddings, Self::Messages, Self::CountTokens];
 
     /// Whole paths, byte for byte: there is nothing to normalise and nothing to get around.
     fn of(method: &Method, path: &str) -> Option<Self> {
@@ -162,12 +194,14 @@ impl Call {
     }
 
     /// The path below the base URL.
-    fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Models => "/models",
             Self::Chat => "/chat/completions",
             Self::Responses => "/responses",
             Self::Embeddings => "/embeddings",
+            Self::Messages => "/messages",
+            Self::CountTokens => "/messages/count_tokens",
         }
     }
 }
@@ -177,12 +211,12 @@ fn unknown_call() -> Response<BoxBody> {
         StatusCode::NOT_FOUND,
         "not_found",
         "inference.local answers GET /v1/models and POST /v1/chat/completions, and with a provider set also \
-         POST /v1/responses and /v1/embeddings",
+         POST /v1/responses, /v1/embeddings, /v1/messages and /v1/messages/count_tokens",
     )
 }
 
 /// A service that can be exchanged while it is in use: answers under way go on with the old one, the next
-/// request meets the new one. Cloning gives another handle to the same.
+/// request meets the new one. Limits and counters stay the same. Cloning gives another handle to the same.
 #[derive(Clone)]
 pub struct LiveService(Arc<RwLock<Arc<Service>>>);
 
@@ -198,7 +232,10 @@ impl LiveService {
     }
 
     /// Put another in its place.
-    pub fn replace(&self, service: Service) {
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(service);
+    pub fn replace(&self, mut service: Service) {
+        let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        service.limiter = Arc::clone(&current.limiter);
+        service.meter = current.meter.clone();
+        *current = Arc::new(service);
     }
 }

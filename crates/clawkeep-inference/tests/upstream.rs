@@ -10,7 +10,7 @@ use std::time::Duration;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use clawkeep_inference::{BoxBody, MAX_FORWARDED_BODY, Timeouts};
-use common::{DEADLINE, KEY, chat, full, get, http, raw, reply, service, service_within, whole};
+use common::{DEADLINE, KEY, chat, full, get, http, raw, refused_url, reply, service, service_within, whole};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -210,12 +210,6 @@ async fn failures_are_told_by_class_without_address_or_key() {
         let hidden = [KEY, "127.0.0.1", "invalid/", "169.254"];
         assert!(hidden.iter().all(|hidden| !body.contains(hidden)), "{url}: {body}");
     }
-}
-
-/// An address where nothing listens: bound once, then closed.
-async fn refused_url() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}/v1", listener.local_addr().unwrap())
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ const OF_A_SANDBOX: &[&str] = &[
 /// Those of them that are two words.
 const OF_TWO_WORDS: &[(&str, &[&str])] = &[
     ("gateway", &["restart"]),
-    ("inference", &["get", "set"]),
+    ("inference", &["get", "set", "add-fallback", "remove-fallbacks"]),
     ("policy", &["get", "set", "add", "remove", "tier", "list", "explain", "requests", "approve"]),
 ];
 

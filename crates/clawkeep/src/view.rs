@@ -8,6 +8,7 @@ use std::path::Path;
 
 use clawkeep_daemon::api::credentials::CredentialStatus;
 use clawkeep_daemon::api::{DeniedStatus, LimitsStatus, RouteStatus, SandboxStatus, Status};
+use clawkeep_inference::{BreakerState, Counts, Seen};
 use clawkeep_isolation::Hierarchy;
 use clawkeep_plan::Tier;
 
@@ -146,6 +147,40 @@ fn line(key: &str, value: &str) -> String {
     text
 }
 
+/// `42 turns, 12k tokens in, 3k out, first token 0.4 s, 2 errors (timeout)`; nothing of a route that was not used.
+fn inference(seen: &Seen) -> Option<String> {
+    let Counts { turns, tokens_in, tokens_out, first_token_ms, errors, .. } = &seen.total;
+    let failures: u64 = errors.values().sum();
+    if *turns == 0 && failures == 0 {
+        return None;
+    }
+    let s = |count: u64| if count == 1 { "" } else { "s" };
+    let mut text = format!("{turns} turn{}", s(*turns));
+    if *tokens_in > 0 || *tokens_out > 0 {
+        text += &format!(", {} tokens in, {} out", thousands(*tokens_in), thousands(*tokens_out));
+    }
+    if let Some(ms) = first_token_ms {
+        text += &format!(", first token {:.1} s", ms / 1000.0);
+    }
+    if failures > 0 {
+        let causes = errors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        text += &format!(", {failures} error{} ({causes})", s(failures));
+    }
+    for route in seen.routes.iter().filter(|route| route.breaker != BreakerState::Closed) {
+        text += &format!("\n{} {} is not asked for now", route.provider, route.model);
+    }
+    Some(text)
+}
+
+/// `950`, `12k`, `3.4M`.
+fn thousands(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{}k", count / 1_000),
+        _ => format!("{:.1}M", count as f64 / 1e6),
+    }
+}
+
 /// `memory 4.0 GiB, 4096 processes, files 64.0 GiB; 1 killed for memory`.
 fn limits(told: &LimitsStatus) -> String {
     let enforced = &told.enforced;
@@ -254,6 +289,12 @@ pub fn sandbox(status: &SandboxStatus) -> String {
         }
     }
     text += &line("model", &model(&status.route));
+    for fallback in &status.route.fallbacks {
+        text += &line("", &format!("else {}", model(fallback)));
+    }
+    if let Some(told) = status.inference.as_ref().and_then(inference) {
+        text += &line("inference", &told);
+    }
     text += &line("egress", &policy::brief(&status.name, &status.egress));
     if let Some(url) = &status.dashboard_url {
         text += &line("page", url);
@@ -267,6 +308,7 @@ pub mod tests {
         AgentStatus, DaemonStatus, EgressStatus, GatewayStatus, GuardStatus, Held, Incident, ReceiptStatus,
         RouteStatus,
     };
+    use clawkeep_inference::RouteSeen;
     use clawkeep_isolation::{Enforced, Usage};
     use clawkeep_plan::Digest;
 
@@ -329,7 +371,13 @@ pub mod tests {
                 },
                 usage: Usage { memory_bytes: Some(300 << 20), oom_kills: Some(2), ..Usage::default() },
             }),
-            route: RouteStatus { provider: "canary".into(), model: "canary-1".into(), endpoint_url: None },
+            route: RouteStatus {
+                provider: "canary".into(),
+                model: "canary-1".into(),
+                endpoint_url: None,
+                fallbacks: vec![],
+            },
+            inference: Some(Seen::default()),
             egress: EgressStatus { presets: vec!["npm".into()], rules: 1, refused: 3, ..Default::default() },
             dashboard_port: Some(18789),
             dashboard_url: Some("http://127.0.0.1:18789/#token=t".into()),
@@ -436,6 +484,26 @@ pub mod tests {
         insta::assert_snapshot!(list(&[], Path::new("/h")), @r#"
         no sandboxes in /h (clawkeep onboard makes one)
         "#);
+    }
+
+    #[test]
+    fn a_route_that_was_used_tells_of_it() {
+        assert_eq!(inference(&Seen::default()), None);
+        let mut seen = Seen::default();
+        seen.total.turns = 42;
+        seen.total.tokens_in = 12_345;
+        seen.total.tokens_out = 3_210_000;
+        seen.total.first_token_ms = Some(412.7);
+        seen.total.errors = [("timeout".to_owned(), 2), ("cut".to_owned(), 1)].into();
+        let route = |breaker| RouteSeen { provider: "ollama".into(), model: "m".into(), breaker };
+        seen.routes = vec![route(BreakerState::Open), route(BreakerState::Closed)];
+        insta::assert_snapshot!(line("inference", &inference(&seen).unwrap()), @r#"
+          inference  42 turns, 12k tokens in, 3.2M out, first token 0.4 s, 3 errors (cut, timeout)
+                     ollama m is not asked for now
+        "#);
+        seen.total = Counts { turns: 1, ..Counts::default() };
+        seen.routes.clear();
+        assert_eq!(inference(&seen).unwrap(), "1 turn");
     }
 
     #[test]

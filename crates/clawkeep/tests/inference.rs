@@ -117,6 +117,7 @@ fn another_model_is_set_and_all_else_stays() {
     assert!(text.contains(&format!("custom m1 at {}: the route answers", provider.url)), "{text}");
     let wanted = serde_json::json!({
         "schema": 1, "name": "box", "provider": "custom", "model": "m1", "endpoint_url": provider.url,
+        "fallbacks": [],
     });
     assert_eq!(get(&installation), wanted);
     provider.asked.lock().unwrap().clear();
@@ -195,4 +196,63 @@ fn another_model_is_set_and_all_else_stays() {
     assert_eq!((now.route.provider.as_str(), now.guards.len()), ("canary", first.guards.len()));
     assert!(models_inside(&installation).contains("\"canary\"") && !key_file.exists());
     assert_eq!(std::fs::read_to_string(installation.files("box").join("mine")).unwrap(), "mine\n");
+}
+
+#[test]
+fn another_provider_answers_while_the_first_does_not() {
+    if !std::path::Path::new("/usr/bin/curl").exists() {
+        eprintln!("SKIPPED: another_provider_answers_while_the_first_does_not needs /usr/bin/curl");
+        return;
+    }
+    let installation = Installation::new();
+    installation.create_fake("box", &[]);
+    let pid = || installation.status("box").gateway.map(|gateway| gateway.pid);
+    let before = pid();
+    let add = |arguments: &[&str], key| {
+        run(&installation, &[&["inference", "add-fallback", "box"][..], arguments].concat(), key)
+    };
+    let (status, text) = add(&["--provider", "ollama", "--model", "m"], None);
+    assert!(
+        status == 1
+            && text.contains("error[route-unusable]: this fall-back cannot be used: the built-in canary"),
+        "{text}"
+    );
+
+    let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
+    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    let provider = Provider::new("m2");
+    let custom = ["--provider", "custom", "--endpoint-url", &provider.url, "--model", "m2"];
+    let (status, text) = add(&custom, Some(KEY));
+    assert!(status == 0 && text.contains(&format!("custom m2 at {}: it answers", provider.url)), "{text}");
+    let (status, text) = add(&["--provider", "anthropic", "--model", "m"], None);
+    assert!(status == 2 && text.contains("ANTHROPIC_API_KEY"), "{text}");
+    let anthropic = ["--provider", "anthropicCompatible", "--endpoint-url", &dead, "--model", "m"];
+    let (status, text) = add(&anthropic, None);
+    assert!(status == 1 && text.contains("not translated"), "{text}");
+
+    provider.asked.lock().unwrap().clear();
+    let body =
+        "curl -s https://inference.local/v1/chat/completions -d '{\"model\":\"m1\",\"messages\":[{}]}'";
+    assert!(installation.exec("box", body).0.contains("pong"));
+    assert_eq!(provider.last(), ("POST /v1/chat/completions HTTP/1.1".into(), format!("Bearer {KEY}")));
+    let (_, text) = run(&installation, &["box", "status"], None);
+    assert!(text.contains(&format!("else custom m2 at {}", provider.url)), "{text}");
+    assert!(text.contains("inference  1 turn, 1 error (connect)"), "{text}");
+    assert!(!run(&installation, &["box", "status", "--json"], None).1.contains(KEY));
+    assert_eq!(pid(), before, "nothing was restarted");
+
+    // Over a daemon that died, and until it is removed.
+    support::kill9(installation.daemon().daemon.pid.cast_signed());
+    installation.ready("box");
+    assert!(models_inside(&installation).contains("\"m2\""));
+    let key_file = installation.home.secrets().join("box/fallback-key-1");
+    assert!(key_file.exists());
+    let (_, text) = set(&installation, &dead, "m3", None);
+    assert!(text.contains("without the fall-backs of before (custom m2 at"), "{text}");
+    assert!(!key_file.exists());
+    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    assert_eq!(add(&custom, Some(KEY)).0, 0);
+    let (status, text) = run(&installation, &["inference", "remove-fallbacks", "box"], None);
+    assert_eq!((status, text), (0, format!("box: custom m1 at {dead}\n")));
+    assert!(!key_file.exists() && !models_inside(&installation).contains("\"m2\""));
 }

@@ -5,8 +5,32 @@ use super::{GATEWAY_PORT, Token};
 /// The name under which the model route appears in OpenClaw's configuration.
 pub const PROVIDER: &str = "inference";
 
-/// Where the model route answers inside every sandbox.
-pub const MODEL_ROUTE: &str = "https://inference.local/v1";
+/// How the agent speaks to its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelApi {
+    /// OpenAI's chat completions.
+    OpenAiCompletions,
+    /// Anthropic's messages.
+    AnthropicMessages,
+}
+
+impl ModelApi {
+    /// OpenClaw's word for it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::OpenAiCompletions => "openai-completions",
+            Self::AnthropicMessages => "anthropic-messages",
+        }
+    }
+
+    /// Where it is answered inside every sandbox. OpenClaw's client for Anthropic adds `/v1` itself.
+    fn base_url(self) -> &'static str {
+        match self {
+            Self::OpenAiCompletions => "https://inference.local/v1",
+            Self::AnthropicMessages => "https://inference.local",
+        }
+    }
+}
 
 /// The context window that is assumed for a model nothing else is known about, in tokens.
 pub const CONTEXT_WINDOW: u64 = 128_000;
@@ -16,8 +40,8 @@ pub const CONTEXT_WINDOW: u64 = 128_000;
 pub struct Route {
     /// The model's name as the provider knows it: `hermes3:8b`.
     pub model: String,
-    /// An OpenAI-compatible address inside the sandbox, [`MODEL_ROUTE`] as a rule.
-    pub base_url: String,
+    /// What its provider speaks.
+    pub api: ModelApi,
 }
 
 /// The configuration that a new sandbox gets. Every key is one that 2026.4.9 and 2026.9.6 both know: an unknown
@@ -59,10 +83,10 @@ pub fn set_route(mut config: Value, route: &Route) -> Value {
     let known = provider.get("models").and_then(Value::as_array).and_then(|models| {
         models.iter().find(|known| known["id"] == model["id"] && known.is_object()).cloned()
     });
-    provider.insert("baseUrl".into(), json!(route.base_url));
+    provider.insert("baseUrl".into(), json!(route.api.base_url()));
     // The key is put in outside the sandbox; OpenClaw wants a text here.
     provider.insert("apiKey".into(), json!("provided-by-the-route"));
-    provider.insert("api".into(), json!("openai-completions"));
+    provider.insert("api".into(), json!(route.api.word()));
     provider.insert("models".into(), json!([known.unwrap_or(model)]));
     let defaults = object(&mut config, &["agents", "defaults", "model"]);
     defaults.insert("primary".into(), json!(format!("{PROVIDER}/{}", route.model)));
@@ -101,7 +125,7 @@ mod tests {
     use super::*;
 
     fn route(model: &str) -> Route {
-        Route { model: model.into(), base_url: MODEL_ROUTE.into() }
+        Route { model: model.into(), api: ModelApi::OpenAiCompletions }
     }
 
     #[test]
@@ -111,7 +135,10 @@ mod tests {
         assert_eq!(config.pointer("/gateway/mode").unwrap(), "local");
         assert_eq!(config.pointer("/gateway/bind").unwrap(), "loopback");
         assert_eq!(config.pointer("/agents/defaults/model/primary").unwrap(), "inference/hermes3:8b");
-        assert_eq!(config.pointer("/models/providers/inference/baseUrl").unwrap(), MODEL_ROUTE);
+        assert_eq!(
+            config.pointer("/models/providers/inference/baseUrl").unwrap(),
+            "https://inference.local/v1"
+        );
         assert_eq!(token_of(&config), Some(token));
         assert_eq!(token_of(&json!({"gateway": {"auth": {"token": {"source": "env"}}}})), None);
     }
@@ -131,7 +158,7 @@ mod tests {
         assert_eq!(changed.pointer("/models/providers/inference/models/0/contextWindow").unwrap(), 9);
         want["agents"]["defaults"]["model"]["primary"] = json!("inference/m");
         for (key, value) in [
-            ("baseUrl", json!(MODEL_ROUTE)),
+            ("baseUrl", json!("https://inference.local/v1")),
             ("apiKey", json!("provided-by-the-route")),
             ("api", json!("openai-completions")),
         ] {
@@ -142,6 +169,17 @@ mod tests {
         let plain = set_route(json!({"agents": {"defaults": {"model": "x/y"}}, "models": 3}), &route("m"));
         assert_eq!(plain.pointer("/agents/defaults/model").unwrap(), &json!({"primary": "inference/m"}));
         assert!(set_route(json!([]), &route("m")).is_object());
+    }
+
+    #[test]
+    fn a_route_to_anthropic_is_spoken_to_as_such() {
+        let token = Token::parse("t").unwrap();
+        let anthropic = Route { model: "claude".into(), api: ModelApi::AnthropicMessages };
+        let config = set_route(initial_config(&token, &route("m")), &anthropic);
+        let provider = config.pointer("/models/providers/inference").unwrap();
+        assert_eq!(provider["api"], "anthropic-messages");
+        assert_eq!(provider["baseUrl"], "https://inference.local");
+        assert_eq!(set_route(config, &route("m")), initial_config(&token, &route("m")));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ mod token;
 pub mod locks;
 
 pub use config::{
-    CONTEXT_WINDOW, MODEL_ROUTE, PROVIDER, Route, initial_config, safe_config, set_route, token_of,
+    CONTEXT_WINDOW, ModelApi, PROVIDER, Route, initial_config, safe_config, set_route, token_of,
 };
 pub use config_file::{ConfigError, MAX_CONFIG_BYTES, Overwrite, read_config, read_token, write_config};
 pub use exit::exit_reading;

@@ -89,7 +89,7 @@ pub fn service(url: &str) -> Service {
 
 pub fn service_within(url: &str, timeouts: Timeouts) -> Service {
     let route = Route::new(Provider::Custom, Some(url), "m1", true).unwrap();
-    Service::with_timeouts(route, Some(Secret::new(KEY.to_owned())), timeouts).unwrap()
+    Service::with_keys(route, vec![Some(Secret::new(KEY.to_owned()))], timeouts).unwrap()
 }
 
 pub fn get(path: &str) -> Request<BoxBody> {
@@ -108,4 +108,20 @@ pub async fn whole(response: Response<BoxBody>) -> (u16, String) {
     let status = response.status().as_u16();
     let body = tokio::time::timeout(DEADLINE, response.into_body().collect()).await.unwrap().unwrap();
     (status, String::from_utf8(body.to_bytes().to_vec()).unwrap())
+}
+
+/// An address where nothing listens: bound once, then closed.
+pub async fn refused_url() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}/v1", listener.local_addr().unwrap())
+}
+
+/// Wait until it is so.
+pub async fn eventually(mut so: impl FnMut() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("it comes in time");
 }

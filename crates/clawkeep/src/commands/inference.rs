@@ -26,6 +26,10 @@ enum Action {
     Get(Get),
     /// Set another provider and model; the sandbox and its files stay
     Set(Set),
+    /// Add another provider, asked when those before it give no answer; nothing restarts
+    AddFallback(Set),
+    /// Ask nobody but the provider that is set
+    RemoveFallbacks(Get),
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,13 +43,15 @@ struct Get {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, and NVIDIA_API_KEY (build), OPENAI_API_KEY,\n\
-    GEMINI_API_KEY, OPENROUTER_API_KEY; at a terminal it is asked for. It stays outside the sandbox."
+    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, COMPATIBLE_ANTHROPIC_API_KEY for\n\
+    anthropicCompatible, and NVIDIA_API_KEY (build), OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY,\n\
+    OPENROUTER_API_KEY; at a terminal it is asked for. It stays outside the sandbox."
 )]
 struct Set {
     #[command(flatten)]
     which: Which,
-    /// Who answers for the model: ollama, vllm, nim-local, llamacpp, build, openai, gemini, openrouter, custom, canary
+    /// Who answers for the model: ollama, vllm, nim-local, llamacpp, build, openai, anthropic, gemini, openrouter, custom,
+    /// anthropicCompatible, canary
     #[arg(long, value_name = "P")]
     provider: String,
     /// The model's name at the provider
@@ -61,6 +67,8 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     match &options.action {
         Action::Get(options) => get(host, options),
         Action::Set(options) => set(host, options),
+        Action::AddFallback(options) => add_fallback(host, options),
+        Action::RemoveFallbacks(options) => remove_fallbacks(host, options),
     }
 }
 
@@ -70,32 +78,79 @@ fn get(host: &Host, options: &Get) -> Outcome {
         output::print_json(&json!({
             "schema": 1, "name": name,
             "provider": route.provider, "model": route.model, "endpoint_url": route.endpoint_url,
+            "fallbacks": route.fallbacks,
         }));
     } else {
-        output::print(&output::clean(&format!("{name}: {}\n", view::model(&route))));
+        let mut text = format!("{name}: {}\n", view::model(&route));
+        for fallback in &route.fallbacks {
+            text += &format!("  else {}\n", view::model(fallback));
+        }
+        output::print(&output::clean(&text));
     }
     Ok(0)
 }
 
-fn set(host: &Host, options: &Set) -> Outcome {
+/// The route that is meant, with its key.
+fn choice(host: &Host, options: &Set, command: &str) -> Result<RouteChoice, Problem> {
     let (model, url) = (options.model.clone(), options.endpoint_url.clone());
-    let wanted = route::Wanted::new(&options.provider, model, url, "clawkeep inference set --help")?;
-    let name = sandbox(host, options.which.name.as_ref())?.name;
-    let route = match wanted {
-        Some(wanted) => wanted.with_key(&host.env, terminal::is_interactive(), &mut ask::Terminal)?,
-        None => RouteChoice {
+    let wanted =
+        route::Wanted::new(&options.provider, model, url, &format!("clawkeep inference {command} --help"))?;
+    // Before anybody is asked for a key.
+    sandbox(host, options.which.name.as_ref())?;
+    match wanted {
+        Some(wanted) => wanted.with_key(&host.env, terminal::is_interactive(), &mut ask::Terminal),
+        None => Ok(RouteChoice {
             provider: options.provider.clone(),
             endpoint_url: None,
             model: CANARY_MODEL.to_owned(),
             key: None,
-        },
-    };
+        }),
+    }
+}
+
+fn add_fallback(host: &Host, options: &Set) -> Outcome {
+    let route = choice(host, options, "add-fallback")?;
+    let name = sandbox(host, options.which.name.as_ref())?.name;
+    let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
+    report.begin("fall-back", "asking the provider one question");
+    let answer = host.ask(&Request::AddFallback { name, route }, |_| ());
+    let answer = answer.inspect_err(|problem| report.fail("fall-back", &problem.failure.message, None))?;
+    let Value::RouteSet { sandbox: found, warning, .. } = answer else { return Err(unexpected()) };
+    let what = found.route.fallbacks.last().map(view::model).unwrap_or_default();
+    let after = found.route.fallbacks.len();
+    match warning {
+        None => {
+            report.done("fall-back", &format!("{what}: it answers, and is asked as number {}", after + 1))
+        }
+        Some(why) => {
+            report.warn("fall-back", &format!("{what}: added, but {}", why.message), why.next.as_deref())
+        }
+    }
+    Ok(0)
+}
+
+fn remove_fallbacks(host: &Host, options: &Get) -> Outcome {
+    let name = sandbox(host, options.which.name.as_ref())?.name;
+    match host.ask(&Request::RemoveFallbacks { name }, |_| ())? {
+        Value::Sandbox(_) => get(host, options),
+        _ => Err(unexpected()),
+    }
+}
+
+fn set(host: &Host, options: &Set) -> Outcome {
+    let route = choice(host, options, "set")?;
+    let SandboxStatus { name, route: before, .. } = sandbox(host, options.which.name.as_ref())?;
     let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
     report.begin("model", "asking the provider one question");
     let answer = host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ());
     let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message, None))?;
     let Value::RouteSet { sandbox: found, restarts, warning } = answer else { return Err(unexpected()) };
     let what = view::model(&found.route);
+    if let Some(gone) = before.fallbacks.first() {
+        let gone = format!("without the fall-backs of before ({}, ...)", view::model(gone));
+        let next = format!("clawkeep {name} inference add-fallback --help");
+        report.warn("fall-back", &gone, Some(&next));
+    }
     if let Some(why) = &warning {
         report.warn("model", &format!("{what}: set, but {}", why.message), why.next.as_deref());
     }

@@ -6,8 +6,9 @@ use clawkeep_plan::Tier;
 /// What `onboard` takes.
 #[derive(Debug, Default, clap::Args)]
 #[command(
-    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, and NVIDIA_API_KEY (build), OPENAI_API_KEY,\n\
-    GEMINI_API_KEY, OPENROUTER_API_KEY. Every CLAWKEEP_ variable is also read by its old name, NEMOCLAW_ in its place."
+    after_help = "A key is only taken from its variable: COMPATIBLE_API_KEY for custom, COMPATIBLE_ANTHROPIC_API_KEY for\n\
+    anthropicCompatible, and NVIDIA_API_KEY (build), OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY,\n\
+    OPENROUTER_API_KEY. Every CLAWKEEP_ variable is also read by its old name, NEMOCLAW_ in its place."
 )]
 pub struct Options {
     /// The sandbox's name [default: my-assistant] [env: CLAWKEEP_SANDBOX_NAME]
