@@ -123,6 +123,7 @@ impl Sandbox {
             std::os::unix::fs::chown(&tmp, Some(uid), Some(gid)).unwrap();
             spec.tier = Tier::Landlock;
             spec.listeners = vec![testkit::free_port()];
+            spec.datagrams = vec![];
             spec.own_ports = own_ports;
             let home = spec.mounts.pop();
             spec.mounts = System::beside_this_host().mounts;
