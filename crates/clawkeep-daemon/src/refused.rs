@@ -64,6 +64,8 @@ impl Asked {
         let Self { host, port, method, path, .. } = self;
         match (method, path) {
             (Some(method), Some(path)) => format!("{method} {host}:{port}{path}"),
+            // A name that was looked up.
+            _ if *port == 0 => format!("the name {host}"),
             _ => format!("{host}:{port}"),
         }
     }

@@ -70,6 +70,8 @@ pub fn requests(name: &SandboxName, refused: &[RefusedRequest]) -> String {
         let (host, port) = (&request.host, request.port);
         let asked = match (&request.method, &request.path) {
             (Some(method), Some(path)) => format!("{method} {host}:{port}{path}"),
+            // A name that was looked up.
+            _ if port == 0 => format!("the name {host}"),
             _ => format!("{host}:{port}"),
         };
         let by = request.caller.as_ref().map(|caller| format!(" by {caller}")).unwrap_or_default();
@@ -135,11 +137,14 @@ mod tests {
             times: 3,
             ..connection.clone()
         };
+        let lookup = RefusedRequest { id: "00000003".into(), port: 0, ..connection.clone() };
         let name = "box".parse().unwrap();
-        insta::assert_snapshot!(requests(&name, &[connection, request]), @r"
+        insta::assert_snapshot!(requests(&name, &[connection, request, lookup]), @r"
         00000001  a.example:443, once, last 2026-11-25T12:00:00.000Z
                   no rule of the policy names this host
         00000002  POST a.example:443/v1/  by /usr/bin/curl, 3 times, last 2026-11-25T12:00:00.000Z
+                  no rule of the policy names this host
+        00000003  the name a.example, once, last 2026-11-25T12:00:00.000Z
                   no rule of the policy names this host
 
         to allow one: clawkeep box policy approve ID [--for 1h]
