@@ -7,6 +7,7 @@ mod kernel;
 mod lifecycle;
 mod privilege;
 mod proxy;
+mod set_ids;
 
 use crate::attempt::{Arg, Attack, Attempt, Control, Steps, Way};
 use crate::target::Runtime;
@@ -20,6 +21,7 @@ pub(crate) fn attempts() -> impl Iterator<Item = &'static Attempt> {
         filesystem::ATTEMPTS,
         privilege::ATTEMPTS,
         lifecycle::ATTEMPTS,
+        set_ids::ATTEMPTS,
     ]
     .into_iter()
     .flatten()
