@@ -300,7 +300,7 @@ impl Daemon {
             Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
-            Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
+            Request::Rebuild { name, version, image } => rebuild::rebuild(self, &name, version, image).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,
             Request::Stop { name } => {
