@@ -28,7 +28,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if lower {
         lower_tier::check(&wanted)?;
     }
-    let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
+    let mut agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let (policy, _) = Setting::new(&wanted.policy)?;
@@ -41,7 +41,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let others = records.iter().filter(|record| record.name != name);
     let mut taken: Vec<u16> = others.clone().filter_map(|record| record.dashboard_port).collect();
     let proxy_port = match lower {
-        true => Some(lower_tier::ports(&agent, others, &mut taken)?),
+        true => Some(lower_tier::ports(&mut agent, others, &mut taken)?),
         false => None,
     };
     let dashboard = match agent.adapter.health() {
@@ -125,7 +125,7 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 return Err(Failure::new("agent-missing", what, "clawkeep onboard".to_owned()));
             }
             Ok(AgentConfig {
-                adapter: Adapter::OpenClaw { version },
+                adapter: Adapter::OpenClaw { version, port: None },
                 node_guards: true,
                 bundle: None,
                 env: Default::default(),
@@ -200,7 +200,8 @@ fn fill(
         let token = Token::generate().map_err(|e| failed("make a token", &e))?;
         let model = model_route(route);
         let (uid, gid) = ids.host_agent();
-        let config = openclaw::initial_config(&token, &model);
+        let port = agent.adapter.health().map_or(openclaw::GATEWAY_PORT, |spec| spec.port);
+        let config = openclaw::initial_config(&token, port, &model);
         openclaw::write_config(home.as_fd(), Owner { uid, gid }, &config, Overwrite::Never)
             .map_err(|e| failed("write the agent's configuration", &e))?;
     }

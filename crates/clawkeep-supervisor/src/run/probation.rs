@@ -180,8 +180,9 @@ impl<H: Hooks> Supervisor<H> {
             Some(token) => token,
             None => openclaw::Token::generate().map_err(|e| e.to_string())?,
         };
-        let config =
-            serde_json::to_vec_pretty(&openclaw::safe_config(&token, route)).map_err(|e| e.to_string())?;
+        let port = self.blueprint.adapter.health().map_or(openclaw::GATEWAY_PORT, |spec| spec.port);
+        let config = serde_json::to_vec_pretty(&openclaw::safe_config(&token, port, route))
+            .map_err(|e| e.to_string())?;
         let home = open_dir(&self.blueprint.home).map_err(|e| e.to_string())?;
         document
             .put(home.as_fd(), owner(&self.blueprint), &config)
