@@ -19,6 +19,7 @@ mod scorecard;
 mod scripts;
 mod suite;
 mod target;
+mod walls;
 mod words;
 
 pub use attempt::Group;
@@ -28,4 +29,4 @@ pub use payload::{payload, sealed_payload};
 pub use render::{Rendered, render};
 pub use scorecard::{Change, Judged, Outcome, Scorecard, Scored, Totals};
 pub use suite::{Drill, Settings, names};
-pub use target::{Program, Recovered, Runtime, Said, Target, TargetError, Traits};
+pub use target::{Places, Program, Recovered, Runtime, Said, Target, TargetError, Traits, Walls};
