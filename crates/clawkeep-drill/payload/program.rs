@@ -18,6 +18,7 @@ pub fn run(words: &[&str]) -> Answer {
         ["netlink", message] => net::netlink(message),
         ["families", ref allowed @ ..] => net::families(allowed),
         ["capabilities"] => look::capabilities(),
+        ["groups"] => look::groups(),
         ["mounts"] => look::mounts(),
         ["descriptors"] => look::descriptors(),
         ["climb"] => look::climb(),

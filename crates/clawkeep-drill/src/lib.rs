@@ -10,6 +10,7 @@ mod answer;
 mod attempt;
 mod attempts;
 mod canaries;
+mod config;
 mod judge;
 mod local;
 mod payload;

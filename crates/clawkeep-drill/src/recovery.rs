@@ -3,6 +3,7 @@
 use crate::answer;
 use crate::attempt::Group;
 use crate::attempts::KILL_EVERYTHING;
+use crate::config;
 use crate::judge::judge;
 use crate::scorecard::{Outcome, Scored};
 use crate::suite::Drill;
@@ -29,9 +30,10 @@ for file in .bashrc .bash_profile .profile .npmrc; do
     if [ -e $saved ] || [ -L $saved ]; then mv -n $saved $file; fi
 done
 rm -f .clawkeep-drill/evil.cjs .clawkeep-drill/ran
-# Not what could not be put back.
-rmdir .clawkeep-drill 2>/dev/null
 "#;
+
+/// After all of it: what could not be put back stays.
+const TIDY: &str = "rmdir .clawkeep-drill 2>/dev/null\n";
 
 const TAMPERS: &[Tamper] = &[
     Tamper {
@@ -86,18 +88,22 @@ const AGAIN: &[Group] = &[Group::Kernel, Group::Filesystem, Group::Privilege];
 
 /// What this stage adds to the attempts.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    [SURVIVES, KILL, FORCED, SAME].into_iter().chain(TAMPERS.iter().map(|tamper| tamper.id))
+    [SURVIVES, KILL, FORCED, STOPPED, SAME]
+        .into_iter()
+        .chain(TAMPERS.iter().map(|tamper| tamper.id))
+        .chain(config::names())
 }
 
 const SURVIVES: &str = "survives-the-drill";
 const KILL: &str = "kill-everything";
 const KILL_TRIES: &str = "everything in the sandbox killed from inside: it comes back guarded";
 const FORCED: &str = "forced-recovery";
+const STOPPED: &str = "agent-stopped";
 const SAME: &str = "same-walls";
 
 /// Remove what is planted, by a drill that was killed as well.
 pub(crate) fn put_in_order(drill: &mut Drill<'_>) -> Result<(), TargetError> {
-    drill.script(RESTORE).map(drop)
+    drill.script(&[RESTORE, config::RESTORE, TIDY].concat()).map(drop)
 }
 
 /// Plant, end everything, look, and try again. What was planted is removed in any case.
@@ -147,6 +153,11 @@ fn ended(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, Target
         drill.next(tamper.id)?;
         scored.push(look(drill, tamper)?);
     }
+    if drill.wanted(STOPPED) {
+        drill.next(STOPPED)?;
+        scored.push(stopped(drill)?);
+    }
+    scored.extend(config::stage(drill)?);
     if drill.wanted(SAME) {
         let differences = drill.again(AGAIN, before)?;
         let told: Vec<_> = differences
@@ -164,6 +175,43 @@ fn ended(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, Target
         scored.push(Scored::seen(SAME, Group::Lifecycle, tries, outcome, told.join("; ")));
     }
     Ok(scored)
+}
+
+/// A person's shell may stop the agent, where it has namespaces: it is found to hang and started again. Elsewhere it
+/// may not.
+fn stopped(drill: &mut Drill<'_>) -> Result<Scored, TargetError> {
+    let tries = "the agent's main process stopped (SIGSTOP), so that it answers nobody";
+    let told =
+        |outcome, reason: &str| Scored::seen(STOPPED, Group::Lifecycle, tries, outcome, reason.to_owned());
+    if !drill.traits.asked {
+        return Ok(told(Outcome::NotRun, "this agent is not asked how it is (--health-url)"));
+    }
+    let Some(pid) = drill.target.main_process()? else {
+        return Ok(told(Outcome::Broken, "its agent's main process is not known"));
+    };
+    let words = |signal: i32| {
+        ["calls", "call"].map(str::to_owned).into_iter().chain([
+            libc::SYS_kill.to_string(),
+            format!("i{pid}"),
+            format!("i{signal}"),
+        ])
+    };
+    let arguments = ["control".to_owned(), "nothing".to_owned(), "attack".to_owned()];
+    let arguments = arguments.into_iter().chain(words(libc::SIGSTOP)).collect();
+    let program = Program { runtime: Runtime::Static, arguments };
+    if drill.traits.walls == Walls::Namespaces {
+        let (said, found) = drill.target.replaced_after(&program)?;
+        let answer = answer::read(&said.output).attack.map(|answer| answer.word);
+        return Ok(match answer.as_deref() {
+            Some("ok") => came_back(STOPPED, tries, found),
+            other => {
+                told(Outcome::Broken, &format!("it could not be stopped: {}", other.unwrap_or("no answer")))
+            }
+        });
+    }
+    let said = drill.target.run(&program)?;
+    let judged = judge(Runtime::Static, &["EPERM"], &said, &drill.hits(), true);
+    Ok(Scored::new(STOPPED, Group::Lifecycle, tries, vec![judged]))
 }
 
 fn came_back(id: &str, tries: &str, found: Recovered) -> Scored {

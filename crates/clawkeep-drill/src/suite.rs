@@ -128,6 +128,11 @@ impl<'a> Drill<'a> {
         ))
     }
 
+    /// What of the host was reached since the last look.
+    pub(crate) fn hits(&self) -> Vec<&'static str> {
+        self.canaries.hits()
+    }
+
     fn context(&self) -> Context<'_> {
         Context { bait: self.canaries.bait(), traits: &self.traits, places: &self.places }
     }

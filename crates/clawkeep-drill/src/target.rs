@@ -164,6 +164,8 @@ pub struct Traits {
     pub guards: bool,
     /// Its agent's main process is started again when it ends.
     pub heals: bool,
+    /// Its agent is asked how it is, so that a hang of it is noticed.
+    pub asked: bool,
 }
 
 /// The agent's main process after it was ended.
@@ -205,6 +207,22 @@ pub trait Target {
     /// When that cannot be asked.
     fn wait_well(&mut self) -> Result<Recovered, TargetError> {
         Err(TargetError("nothing is started again here".to_owned()))
+    }
+
+    /// The agent's main process, as it is numbered inside; `None` where there is none, or nobody knows.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn main_process(&mut self) -> Result<Option<i32>, TargetError> {
+        Ok(None)
+    }
+
+    /// Run this, which is to do for the agent's main process, and wait until another one is well.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn replaced_after(&mut self, program: &Program) -> Result<(Said, Recovered), TargetError> {
+        Ok((self.run(program)?, self.wait_well()?))
     }
 
     /// End the agent's main process from outside and wait until the next one is well.

@@ -174,7 +174,7 @@ pub(crate) const BESIDE: &[(&str, Beside)] = &[
     ),
     ("kernel-messages", Answers(LANDLOCKED_OR_NONE)),
     // Rights.
-    ("groups", UnwalledOfOnesOwn(&["as-it-should-be"], SHARED_USER)),
+    ("groups", UnwalledOfOnesOwn(&["none"], SHARED_USER)),
     (
         "setuid-mounts",
         Unwalled("without namespaces the mounts are the host's; what holds is that no exec gives rights"),

@@ -82,7 +82,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     refused!("capset", "the right to administrate", ALIVE, SYS_capset(Bytes(CAP_HEADER), Bytes(CAP_ADMIN))),
     seen!("capabilities", "any capability, in any set", "capabilities", "none"),
     seen!("bounding-set", "a capability by the next program", "status" "CapBnd" "0000000000000000", "as-it-should-be"),
-    seen!("groups", "a supplementary group", "status" "Groups" "", "as-it-should-be"),
+    seen!("groups", "a supplementary group", "groups", "none"),
     seen!("no-new-privileges", "new privileges by an exec", "status" "NoNewPrivs" "1", "as-it-should-be"),
     seen!("seccomp-mode", "a process without a filter", "status" "Seccomp" "2", "as-it-should-be"),
     seen!("setuid-mounts", "a mount whose setuid bits count", "mounts", "sealed"),

@@ -16,7 +16,7 @@ use clawkeep_plan::{NetlinkRule, Tier};
 use clawkeep_store::Home;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::super::{launch, wait_ready};
+use super::super::{launch, wait_ready, wait_relaunched};
 use crate::host::Host;
 use crate::problem::Problem;
 
@@ -139,6 +139,7 @@ impl Target for Inside<'_> {
             file_bytes: limits.and_then(|limits| limits.file_bytes),
             guards: !self.found.guards.is_empty(),
             heals: true,
+            asked: self.found.dashboard_port.is_some(),
         }
     }
 
@@ -192,6 +193,23 @@ impl Target for Inside<'_> {
             let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             let _ = rustix::event::poll(&mut [], Some(&moment));
         }
+    }
+
+    fn main_process(&mut self) -> Result<Option<i32>, TargetError> {
+        let Some(gateway) = self.status()?.gateway else { return Ok(None) };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid)).unwrap_or_default();
+        // Its numbers from the host's namespace to its own (proc_pid_status(5)).
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        Ok(numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok()))
+    }
+
+    fn replaced_after(&mut self, program: &Program) -> Result<(Said, Recovered), TargetError> {
+        let before = self.status()?;
+        let said = self.run(program)?;
+        Ok(match wait_relaunched(self.host, &before) {
+            Ok(now) => (said, judged(&now)),
+            Err(problem) => (said, Recovered { guarded: false, detail: unasked(problem).to_string() }),
+        })
     }
 
     fn recover(&mut self) -> Result<Recovered, TargetError> {
