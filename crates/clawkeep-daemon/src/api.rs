@@ -537,6 +537,9 @@ pub struct EgressStatus {
     pub refused: usize,
     /// Digest of the whole policy.
     pub policy: Option<Digest>,
+    /// Port on the loopback, as the agent sees it, of the proxy that enforces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Why the policy that is kept is not in force, so that nothing but the model's route leads out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

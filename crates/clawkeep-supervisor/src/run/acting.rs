@@ -72,6 +72,9 @@ impl<H: Hooks> Supervisor<H> {
     }
 
     pub(super) async fn launch(&mut self, number: u64, safe: bool) {
+        if !safe {
+            self.replace_no_file();
+        }
         let unproven = self.look_at_config();
         match self.try_launch(number, safe).await {
             Ok(()) => self.feed(Event::Launched { launch: number, unproven }),
