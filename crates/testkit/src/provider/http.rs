@@ -40,7 +40,7 @@ pub(super) fn read(reader: &mut BufReader<TcpStream>) -> Result<Option<Asked>> {
         let (name, value) = line.split_once(':').ok_or_else(|| bad("a header without a colon"))?;
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let asked = Asked { method: method.into(), target: target.into(), headers, body: Vec::new(), end: None };
+    let asked = Asked { method: method.into(), target: target.into(), headers, ..Asked::default() };
     let body = match (asked.header("transfer-encoding"), asked.header("content-length")) {
         (Some(_), _) => chunks(reader)?,
         (None, Some(length)) => {

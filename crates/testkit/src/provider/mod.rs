@@ -34,8 +34,8 @@ pub enum Api {
     Anthropic,
 }
 
-/// A request, as it came.
-#[derive(Debug, Clone)]
+/// A request, as it came, and what became of it.
+#[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// `GET` or `POST`.
     pub method: String,
@@ -45,6 +45,10 @@ pub struct Asked {
     pub headers: Vec<(String, String)>,
     /// The first MiB of the body.
     pub body: Vec<u8>,
+    /// Events of the answer that were sent so far; of one that is no stream, its halves.
+    pub sent: usize,
+    /// The first MiB of what was sent as the answer's body, without its transfer coding.
+    pub answer: Vec<u8>,
     /// How it ended; `None` while it is being answered.
     pub end: Option<End>,
 }
@@ -278,9 +282,16 @@ impl State {
         self.count
     }
 
-    fn ended(&mut self, number: usize, end: End) {
-        if let Some((_, asked)) = self.asked.iter_mut().find(|(of, _)| *of == number) {
-            asked.end = Some(end);
-        }
+    /// The request of this number, if it is still kept.
+    fn of(&mut self, number: usize) -> Option<&mut Asked> {
+        self.asked.iter_mut().find(|(of, _)| *of == number).map(|(_, asked)| asked)
+    }
+
+    /// So much more of the answer to a request was sent.
+    fn sent(&mut self, number: usize, part: &[u8]) {
+        let Some(asked) = self.of(number) else { return };
+        asked.sent += 1;
+        let room = MAX_KEPT_BODY.saturating_sub(asked.answer.len());
+        asked.answer.extend_from_slice(&part[..part.len().min(room)]);
     }
 }

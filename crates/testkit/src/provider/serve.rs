@@ -44,8 +44,10 @@ fn converse(shared: &Shared, mut stream: TcpStream) -> Result<()> {
     while let Some(asked) = http::read(&mut reader)? {
         let number = shared.lock().note(asked.clone());
         let (reply, manner) = answer(shared, &asked, number);
-        let end = send(shared, &mut stream, reply, &manner).unwrap_or(End::Abandoned);
-        shared.lock().ended(number, end);
+        let end = send(shared, &mut stream, reply, &manner, number).unwrap_or(End::Abandoned);
+        if let Some(asked) = shared.lock().of(number) {
+            asked.end = Some(end);
+        }
         let whole = matches!(end, End::Whole(_));
         if !whole || asked.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             break;
@@ -131,7 +133,13 @@ fn error(api: Api, refusal: &Refusal) -> Reply {
     }
 }
 
-fn send(shared: &Shared, stream: &mut TcpStream, reply: Reply, manner: &Manner) -> Result<End> {
+fn send(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    reply: Reply,
+    manner: &Manner,
+    number: usize,
+) -> Result<End> {
     let content_type = |usual: &str| manner.content_type.clone().unwrap_or_else(|| usual.to_owned());
     let (events, error, status) = match reply {
         Reply::Silence => return wait_for_end(stream),
@@ -154,7 +162,9 @@ fn send(shared: &Shared, stream: &mut TcpStream, reply: Reply, manner: &Manner) 
             Ending::Cut(after) if after == index => return Ok(End::Broken),
             Ending::Stall(after) if after == index => return wait_for_end(stream),
             Ending::Error(after) if after == index && error.is_some() => {
-                http::chunk(stream, error.as_deref().unwrap_or_default().as_bytes())?;
+                let error = error.as_deref().unwrap_or_default().as_bytes();
+                http::chunk(stream, error)?;
+                shared.lock().sent(number, error);
                 http::chunk(stream, b"")?;
                 return Ok(End::Broken);
             }
@@ -167,6 +177,7 @@ fn send(shared: &Shared, stream: &mut TcpStream, reply: Reply, manner: &Manner) 
             Some(_) => http::chunk(stream, event)?,
             None => stream.write_all(event)?,
         }
+        shared.lock().sent(number, event);
     }
     if error.is_some() {
         http::chunk(stream, b"")?;

@@ -184,7 +184,8 @@ fn an_answer_is_held_until_it_is_released_or_nobody_waits_for_it() {
     held();
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&provider, "/v1/chat/completions", &chat(true)).unwrap());
-        wait_until(LONG, "the request", || (provider.turns().len() == 1).then_some(()));
+        let sent = || provider.turns().first().map(|asked| asked.sent);
+        wait_until(LONG, "the first events", || (sent() == Some(2)).then_some(()));
         assert_eq!(end(0), None);
         wait_until(LONG, "the rest", || {
             provider.release();
