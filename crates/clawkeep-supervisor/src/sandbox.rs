@@ -120,13 +120,9 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
         beside::prepare(blueprint, &spec).map_err(io("prepare the places of the sandbox"))?;
     }
     let (program, run, made) = (blueprint.program.clone(), blueprint.run.clone(), spec.clone());
-    let handle = tokio::task::spawn_blocking(move || {
-        create(&program, &run, &made)?;
-        find(&run).map_err(io("reach the new sandbox"))
-    })
-    .await
-    .map_err(|error| StepError::Other(error.to_string()))??;
-    let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
+    let handle = tokio::task::spawn_blocking(move || create(&program, &run, &made))
+        .await
+        .map_err(|error| StepError::Other(error.to_string()))??;
     match Sandbox::reach(blueprint, &handle).await {
         Ok(reached) => Ok(reached.into_sandbox(handle, spec)),
         Err(error) => {
