@@ -166,6 +166,8 @@ pub(crate) enum Needs {
     OwnNetwork,
     /// In a target that shows parts of the host: another system's files are nobody's secret.
     HostSystem,
+    /// In a target whose agent has left the groups of whoever runs it.
+    OwnGroups,
     /// With guards.
     Guards,
     /// With a proxy that leads out.

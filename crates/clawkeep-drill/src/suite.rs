@@ -207,6 +207,10 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::OwnNetwork => Some("it would reach hosts of others".to_owned()),
         Needs::HostSystem if !traits.own_system => None,
         Needs::HostSystem => Some("its system is not the host's".to_owned()),
+        Needs::OwnGroups if !traits.keeps_groups => None,
+        Needs::OwnGroups => {
+            Some("an ordinary user's groups stay: only root can drop them (docs/TIERS.md)".to_owned())
+        }
         Needs::Guards if traits.guards => None,
         Needs::Guards => Some("its agent has no guards".to_owned()),
         Needs::Proxy if traits.proxy.is_some() => None,

@@ -160,6 +160,8 @@ pub struct Traits {
     pub memory_bytes: Option<u64>,
     /// Limit of a file's size, in bytes.
     pub file_bytes: Option<u64>,
+    /// The agent is still in the groups of the user who runs it, which only root can drop (user_namespaces(7)).
+    pub keeps_groups: bool,
     /// Its agent is launched with guards.
     pub guards: bool,
     /// Its agent's main process is started again when it ends.

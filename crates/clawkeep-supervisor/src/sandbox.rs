@@ -1,7 +1,7 @@
 //! One sandbox that is there: the steps that a launch is made of, each done afresh every time.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
@@ -217,7 +217,7 @@ impl Sandbox {
         let twin = |fd: &OwnedFd| fd.try_clone().map_err(io("take /tmp"));
         let (uid, gid) = blueprint.spec.ids.host_root();
         let publisher = Publisher::new(twin(&tmp)?, uid, gid).map_err(|e| StepError::Other(e.to_string()))?;
-        let names = blueprint.published.iter().map(|(name, _)| name.clone());
+        let names = blueprint.published.iter().map(|(name, _)| name.clone()).chain([LOG.to_owned()]);
         let watcher = Watcher::new(twin(&tmp)?, names).ok();
         for child in &children {
             if let (true, Some(how)) = (child.id.starts_with(SESSION), child.ended) {
@@ -306,8 +306,8 @@ impl Sandbox {
         probe::stopped(self.inside.proc.as_fd(), inside)
     }
 
-    /// Put every published file in place. Gives the names of those that had to be restored, with what stood
-    /// in the way.
+    /// Put every published file in place, and the link to the gateway's log, where shells and old scripts look for it.
+    /// Gives the names of those that had to be restored, with what stood in the way.
     pub fn publish(&self, blueprint: &Blueprint) -> Result<Vec<(String, Published)>, String> {
         let mut restored = Vec::new();
         for (name, bytes) in &blueprint.published {
@@ -316,6 +316,12 @@ impl Sandbox {
                 Ok(found) => restored.push((name.clone(), found)),
                 Err(error) => return Err(format!("/tmp/{name}: {error}")),
             }
+        }
+        // Nothing is launched by it, so nothing fails for it.
+        if let Ok(found) = self.publisher.publish_link(LOG, &self.log_inside())
+            && found != Published::Intact
+        {
+            restored.push((LOG.to_owned(), found));
         }
         Ok(restored)
     }
@@ -360,21 +366,14 @@ impl Sandbox {
                 }
             }
         }
-        self.link_log(blueprint.spec.ids.host_root());
         Ok(())
     }
 
-    /// The gateway's log, where shells and old scripts look for it. Nothing depends on it, so nothing fails for it.
-    fn link_log(&self, (uid, gid): (u32, u32)) {
-        let log = match self.spec.tier {
+    /// Where the gateway's log is, as the agent sees it.
+    fn log_inside(&self) -> PathBuf {
+        match self.spec.tier {
             Tier::Namespaces => LOG_INSIDE.into(),
             Tier::Landlock => self.spec.on_the_host(LOG_INSIDE).unwrap_or_default(),
-        };
-        if rustix::fs::symlinkat(log, &self.tmp, LOG).is_ok() {
-            // A link in such a directory is followed only if it has the directory's owner (proc_sys_fs(5),
-            // protected_symlinks).
-            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            let _ = rustix::fs::chownat(&self.tmp, LOG, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
         }
     }
 

@@ -10,6 +10,7 @@ mod names;
 mod obscure;
 mod privilege;
 mod proxy;
+mod set_ids;
 
 use crate::attempt::{Arg, Attack, Attempt, Control, Steps, Way};
 use crate::target::Runtime;
@@ -27,6 +28,7 @@ pub(crate) fn attempts() -> impl Iterator<Item = &'static Attempt> {
         filesystem::ATTEMPTS,
         privilege::ATTEMPTS,
         lifecycle::ATTEMPTS,
+        set_ids::ATTEMPTS,
     ]
     .into_iter()
     .flatten()

@@ -82,7 +82,28 @@ pub const ATTEMPTS: &[Attempt] = &[
     refused!("capset", "the right to administrate", ALIVE, SYS_capset(Bytes(CAP_HEADER), Bytes(CAP_ADMIN))),
     seen!("capabilities", "any capability, in any set", "capabilities", "none"),
     seen!("bounding-set", "a capability by the next program", "status" "CapBnd" "0000000000000000", "as-it-should-be"),
-    seen!("groups", "a supplementary group", "groups", "none"),
+    Attempt {
+        needs: Needs::OwnGroups,
+        ..seen!("groups", "a supplementary group", "groups", "none")
+    },
+    privilege(
+        "group-places",
+        "what a group of the host's opens (docker, kvm, video, adm, shadow, disk)",
+        ALIVE,
+        // Nothing is asked of them: they are opened for reading, and sockets are looked for.
+        &[script(
+            Shell,
+            "for place in /run/docker.sock /var/run/docker.sock /var/snap/lxd/common/lxd/unix.socket \
+                /run/libvirt/libvirt-sock /dev/kvm /dev/dri/* /dev/snd/* /dev/input/* /dev/sd? /dev/vd? /dev/nvme?n? /dev/dm-? \
+                /dev/fuse /var/log/* /var/log/journal/* /etc/shadow /etc/gshadow /var/mail/* /var/spool/cron/*; do
+                [ ! -p \"$place\" ] || continue
+                [ -S \"$place\" ] || (exec 9<\"$place\") 2>/dev/null || continue
+                echo \"=$place\"; return
+            done
+            echo =none",
+            &["none"],
+        )],
+    ),
     seen!("no-new-privileges", "new privileges by an exec", "status" "NoNewPrivs" "1", "as-it-should-be"),
     seen!("seccomp-mode", "a process without a filter", "status" "Seccomp" "2", "as-it-should-be"),
     seen!("setuid-mounts", "a mount whose setuid bits count", "mounts", "sealed"),

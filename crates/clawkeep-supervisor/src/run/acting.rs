@@ -6,7 +6,7 @@ use clawkeep_recovery::{Blame, Event};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::watching::stranger;
+use super::watching::{restored_line, stranger};
 use super::{DeniedCalls, Hooks, Supervisor, launch_id, launch_number, unix_ms};
 use crate::blueprint::SafeMode;
 use crate::sandbox::{self, Sandbox, adopt};
@@ -98,10 +98,7 @@ impl<H: Hooks> Supervisor<H> {
         for (name, found) in &restored {
             // In a new /tmp there is nothing to restore.
             if number > 1 || *found != clawkeep_guards::Published::Missing {
-                let line = format!(
-                    "[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - restoring library guards from packaged preloads"
-                );
-                self.log(line).await;
+                self.log(restored_line(name)).await;
             }
         }
         self.unpublished = None;

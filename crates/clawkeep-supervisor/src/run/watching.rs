@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clawkeep_agents::ExitVerdict;
 use clawkeep_guards::Watcher;
+use clawkeep_isolation::LOG;
 use clawkeep_isolation::proto::{Ended, Event as InitEvent, Order};
 use clawkeep_plan::{Receipt, ReceiptError, Shortfall};
 use clawkeep_recovery::{Blame, Cause, Event, Health, Phase, Verdict};
@@ -28,6 +29,15 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// After a failed attempt to put published files back.
 const REPUBLISH_AGAIN: Duration = Duration::from_millis(500);
+
+/// What the log says of a published file that had to be put back.
+pub(super) fn restored_line(name: &str) -> String {
+    let what = match name {
+        LOG => "linking the gateway's log again",
+        _ => "restoring library guards from packaged preloads",
+    };
+    format!("[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - {what}")
+}
 
 pub(super) enum Happened {
     Init(InitEvent),
@@ -346,10 +356,7 @@ impl<H: Hooks> Supervisor<H> {
                     // Our own publishing before the first launch is seen as well.
                     if self.gateway.is_some() {
                         let what = format!("/tmp/{name} was {found:?} and is restored").to_lowercase();
-                        self.log(format!(
-                            "[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - restoring library guards from packaged preloads"
-                        ))
-                        .await;
+                        self.log(restored_line(&name)).await;
                         self.hooks.record("restored", &what, json!({}));
                     }
                 }

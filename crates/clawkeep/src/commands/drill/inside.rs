@@ -137,6 +137,7 @@ impl Target for Inside<'_> {
             processes: limits.and_then(|limits| limits.pids),
             memory_bytes: limits.and_then(|limits| limits.memory_bytes),
             file_bytes: limits.and_then(|limits| limits.file_bytes),
+            keeps_groups: self.found.level.as_ref().is_some_and(|level| !level.ids.groups.is_empty()),
             guards: !self.found.guards.is_empty(),
             heals: true,
             asked: self.found.dashboard_port.is_some(),
