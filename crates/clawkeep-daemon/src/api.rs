@@ -174,6 +174,11 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
+    /// Take every secret that is known out of some lines of an agent's log: [`Value::Text`], of as many lines.
+    Redact {
+        /// The lines.
+        text: String,
+    },
     /// End the daemon (not the sandboxes: the next one adopts them).
     Shutdown,
 }

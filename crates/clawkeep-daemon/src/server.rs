@@ -18,6 +18,7 @@ pub use crate::api::credentials::ROUTE_KEY;
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::manager::Manager;
+use crate::redaction::{redaction, stored};
 use crate::running::Running;
 use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
@@ -162,6 +163,12 @@ impl Daemon {
         Running::begin(self, record, inference, dashboard)
     }
 
+    /// Every secret that is stored is looked for from now on in what is written down.
+    pub fn learn_secrets(&self) {
+        let names = self.store.list().unwrap_or_default().into_iter().map(|record| record.name);
+        redaction().learn(stored(&self.secrets, &names.collect::<Vec<_>>()).0);
+    }
+
     /// The keys that are stored for a route and its fall-backs, in this order.
     pub fn route_keys(&self, name: &SandboxName) -> Result<Vec<Option<clawkeep_store::Secret>>, SecretError> {
         (0..=MAX_FALLBACKS).map(|index| self.secrets.get(name, &key_name(index))).collect()
@@ -173,7 +180,10 @@ impl Daemon {
             Failure::new("route-unusable", error.to_string(), format!("clawkeep {name} inference set --help"))
         };
         let keys = match self.route_keys(name) {
-            Ok(keys) => keys,
+            Ok(keys) => {
+                redaction().learn(keys.iter().flatten().cloned());
+                keys
+            }
             // What else the agent does goes on without its model.
             Err(error) => {
                 self.note("key-unreadable", &format!("{name}: {error}"));
@@ -239,7 +249,7 @@ impl Daemon {
                     "clawkeep --version".to_owned(),
                 );
                 // One that speaks another language need not understand this.
-                let _ = asker.answer(&Answer::Failed(failure), None).await;
+                let _ = asker.answer(Answer::Failed(failure), None).await;
                 return;
             }
         };
@@ -248,7 +258,7 @@ impl Daemon {
             Err(failure) => Answer::Failed(failure),
         };
         // An asker that went away does not need it.
-        let _ = asker.answer(&answer, None).await;
+        let _ = asker.answer(answer, None).await;
     }
 
     async fn carry_out(
@@ -345,6 +355,8 @@ impl Daemon {
             Request::Refused { name } => Ok(Value::Refused(self.running(&name)?.policy.refused.list())),
             Request::Credentials => credentials::list(self),
             Request::Credential(order) => credentials::carry_out(self, order).await,
+            // That is what every answer goes through.
+            Request::Redact { text } => Ok(Value::Text(text)),
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)
@@ -408,8 +420,7 @@ impl Daemon {
                 if word != last {
                     last = word;
                     if let Ok(record) = self.record(name) {
-                        let told =
-                            asker.answer(&Answer::Phase(Box::new(self.status_of(&record))), None).await;
+                        let told = asker.answer(Answer::Phase(Box::new(self.status_of(&record))), None).await;
                         if told.is_err() {
                             return Ok(());
                         }
