@@ -87,6 +87,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if let Err(failure) = fill(daemon, &record, &agent, &route, key) {
         // The failure is what counts; what cannot be removed now is removed with the next attempt.
         let _ = remove_files(daemon, &name).await;
+        daemon.tally.forget(&name);
         let _ = daemon.store.remove(&name);
         return Err(failure);
     }

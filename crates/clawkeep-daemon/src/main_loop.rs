@@ -18,6 +18,7 @@ use crate::api::{Request, Value};
 use crate::create::sweep_removed;
 use crate::launch::{OURSELVES, connect};
 use crate::manager::{self, Heart, Manager};
+use crate::metrics;
 use crate::redaction::redaction;
 use crate::say::say;
 use crate::server::Daemon;
@@ -127,6 +128,8 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
         // Nobody can ask, and yet everything is kept running.
         daemon.note("unreachable", error);
     }
+    tokio::spawn(Arc::clone(&daemon.tally).keep());
+    metrics::resume(&daemon);
     let admission = tokio::spawn(admit_all(Arc::clone(&daemon), waiting, manager));
     let mut mend = tokio::time::interval(MEND_EVERY);
     mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,6 +171,7 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     } else {
         manager.stopping("the sandboxes go on; the next daemon adopts them");
     }
+    daemon.tally.save();
     journal.flush(Duration::from_secs(5));
     Ok(ExitCode::SUCCESS)
 }

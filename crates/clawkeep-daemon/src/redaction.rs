@@ -130,11 +130,6 @@ fn sandbox(redactor: &Redactor, status: &mut SandboxStatus) {
     }
     status.held.iter_mut().for_each(|held| clean(redactor, &mut held.reason));
     status.last_incident.iter_mut().for_each(|incident| clean(redactor, &mut incident.what));
-    if let Some(seen) = &mut status.inference {
-        // An agent names models as it likes.
-        let models = std::mem::take(&mut seen.models).into_iter();
-        seen.models = models.map(|(name, counts)| (redactor.redact(&name).into_owned(), counts)).collect();
-    }
 }
 
 fn clean(redactor: &Redactor, text: &mut String) {

@@ -18,12 +18,14 @@ pub use crate::api::credentials::ROUTE_KEY;
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::manager::Manager;
+use crate::metrics::{self, Metrics};
 use crate::redaction::{redaction, stored};
 use crate::running::Running;
 use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
+use crate::tally::Tally;
 use crate::vault::Vault;
 use crate::wire::Asker;
 use crate::{create, credentials, fallback, policy, rebuild, route, turn};
@@ -54,6 +56,8 @@ pub struct Daemon {
     pub journal: Arc<JournalWriter>,
     pub secrets: Secrets,
     pub vault: Arc<Vault>,
+    pub tally: Arc<Tally>,
+    pub metrics: Metrics,
     pub program: PathBuf,
     pub started_at: u64,
     pub shutdown: tokio::sync::Notify,
@@ -71,6 +75,8 @@ impl Daemon {
         let secrets = Secrets::new(&home);
         Self {
             vault: Arc::new(Vault::new(Credentials::new(&secrets))),
+            tally: Arc::new(Tally::new(&home)),
+            metrics: Metrics::new(&home),
             secrets,
             home,
             store,
@@ -159,7 +165,11 @@ impl Daemon {
         dashboard: Option<tokio::net::TcpListener>,
     ) -> Result<Running, Failure> {
         let route = Config::of(record)?.route;
-        let inference = LiveService::new(self.service(&record.name, route)?);
+        let (meter, trouble) = self.tally.meter(&record.name);
+        if let Some(trouble) = trouble {
+            self.note("counters-lost", &trouble);
+        }
+        let inference = LiveService::counted(self.service(&record.name, route)?, meter);
         Running::begin(self, record, inference, dashboard)
     }
 
@@ -278,6 +288,7 @@ impl Daemon {
                         started_at: rfc3339(self.started_at),
                         troubles: self.troubles(),
                         managed: Manager::of_process().listens(),
+                        metrics: self.metrics.served().listen,
                     },
                     sandboxes: records.iter().map(|record| self.status_of(record)).collect(),
                 })))
@@ -355,6 +366,8 @@ impl Daemon {
             Request::Refused { name } => Ok(Value::Refused(self.running(&name)?.policy.refused.list())),
             Request::Credentials => credentials::list(self),
             Request::Credential(order) => credentials::carry_out(self, order).await,
+            Request::Metrics => Ok(Value::Text(metrics::page(self))),
+            Request::ServeMetrics { listen } => metrics::serve(self, listen).await,
             // That is what every answer goes through.
             Request::Redact { text } => Ok(Value::Text(text)),
             Request::Shutdown => {
@@ -538,6 +551,7 @@ impl Daemon {
         }
         self.slots().remove(name);
         create::remove_files(self, name).await?;
+        self.tally.forget(name);
         self.store.remove(name).map_err(store_failed)?;
         let (home, store) = (self.home.clone(), Arc::clone(&self.store));
         // What cannot be removed now is removed when the daemon starts.

