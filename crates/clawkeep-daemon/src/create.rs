@@ -14,6 +14,7 @@ use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, ato
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
 use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
 use crate::policy::Setting;
+use crate::redaction::redaction;
 use crate::say::say;
 use crate::server::{Daemon, key_name, store_failed};
 use crate::system::base;
@@ -86,6 +87,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if let Err(failure) = fill(daemon, &record, &agent, &route, key) {
         // The failure is what counts; what cannot be removed now is removed with the next attempt.
         let _ = remove_files(daemon, &name).await;
+        daemon.tally.forget(&name);
         let _ = daemon.store.remove(&name);
         return Err(failure);
     }
@@ -168,6 +170,8 @@ pub fn route(choice: Option<RouteChoice>, next: &str) -> Result<(Route, Option<S
     };
     let bad =
         |error: &dyn std::fmt::Display| Failure::new("route-unusable", error.to_string(), next.to_owned());
+    // Before anybody is asked with it.
+    redaction().learn(key.clone().map(Secret::new));
     let provider = Provider::parse(&provider).map_err(|e| bad(&e))?;
     let route = Route::new(provider, endpoint_url.as_deref(), &model, key.is_some()).map_err(|e| bad(&e))?;
     let key = key.filter(|_| route.auth != AuthScheme::None);

@@ -202,6 +202,7 @@ impl Around {
             authority: &self.authority,
             inference: self.inference.clone(),
             policy: self.policy.live.clone(),
+            verdicts: Arc::clone(&self.policy.verdicts),
             secrets,
             beside: self.beside,
         };
