@@ -55,7 +55,7 @@ async fn a_stored_value_is_given_to_its_host_alone() {
         "there is no credential X for this sandbox"
     );
     assert!(world.fill("E", "api.example").await.unwrap_err().contains("has no value"));
-    assert_eq!(world.vault.redactor().await.redact("a hunter2-hunter2 b"), "a [redacted] b");
+    assert_eq!(redaction().text("a hunter2-hunter2 b"), "a [redacted] b");
     std::fs::remove_file(world.scratch.join("home/secrets.key")).unwrap();
     assert!(world.fill("K", "api.example").await.unwrap_err().contains("cannot be read"));
 }
@@ -71,7 +71,7 @@ async fn a_command_is_run_when_it_is_needed_and_not_for_another_host() {
         assert_eq!(world.fill("K", "api.example").await.unwrap(), "Bearer value-of-today");
     }
     assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
-    assert_eq!(world.vault.redactor().await.redact("value-of-today!"), "[redacted]!");
+    assert_eq!(redaction().text("value-of-today!"), "[redacted]!");
     world.vault.forget(&"K".parse().unwrap());
     world.vault.check(&"K".parse().unwrap()).await.unwrap();
     assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\nrun\n");
@@ -131,4 +131,27 @@ async fn one_command_waits_for_no_other_and_gives_a_new_credential_nothing() {
     });
     assert_eq!(old.unwrap(), "Bearer value-of-old");
     assert_eq!(world.fill("SLOW", "api.example").await.unwrap(), "Bearer value-of-new");
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_up_neither_ends_a_command_nor_has_it_run_again() {
+    let world = world();
+    let (runs, end) = (world.scratch.join("runs"), world.scratch.join("end"));
+    let (runs_at, end_at) = (runs.display(), end.display());
+    let slow =
+        format!("echo run >> {runs_at}; while ! [ -e {end_at} ]; do sleep 0.02; done; echo value-of-one");
+    world.shell("K", 3600, &slow);
+    for _ in 0..3 {
+        tokio::select! {
+            _ = world.fill("K", "api.example") => panic!("it has not ended"),
+            () = async {
+                while !runs.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            } => {}
+        }
+    }
+    std::fs::write(&end, "").unwrap();
+    assert_eq!(world.fill("K", "api.example").await.unwrap(), "Bearer value-of-one");
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
 }

@@ -21,11 +21,15 @@ use tokio::sync::mpsc;
 use crate::beside;
 use crate::blueprint::{Blueprint, LOG_INSIDE};
 use crate::client::{InitClient, InitError, SESSION};
+use crate::door;
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
 use crate::probe;
 use crate::run::Inside;
 use crate::snapshot::LimitsInForce;
+
+/// Where OpenClaw's configuration is.
+const OPENCLAW_CONFIG: &str = "/sandbox/.openclaw/openclaw.json";
 
 /// A sandbox with its init, reached.
 pub(crate) struct Sandbox {
@@ -116,13 +120,9 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
         beside::prepare(blueprint, &spec).map_err(io("prepare the places of the sandbox"))?;
     }
     let (program, run, made) = (blueprint.program.clone(), blueprint.run.clone(), spec.clone());
-    let handle = tokio::task::spawn_blocking(move || {
-        create(&program, &run, &made)?;
-        find(&run).map_err(io("reach the new sandbox"))
-    })
-    .await
-    .map_err(|error| StepError::Other(error.to_string()))??;
-    let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
+    let handle = tokio::task::spawn_blocking(move || create(&program, &run, &made))
+        .await
+        .map_err(|error| StepError::Other(error.to_string()))??;
     match Sandbox::reach(blueprint, &handle).await {
         Ok(reached) => Ok(reached.into_sandbox(handle, spec)),
         Err(error) => {
@@ -242,7 +242,14 @@ impl Sandbox {
         }
         let holder = |pid, start| self.lock_holder(pid, start);
         let (uid, _) = self.spec.agent();
-        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), uid, &holder, false);
+        // Its locks are named by it.
+        let config = match self.spec.tier {
+            Tier::Namespaces => OPENCLAW_CONFIG.to_owned(),
+            Tier::Landlock => {
+                self.spec.on_the_host(OPENCLAW_CONFIG).unwrap_or_default().to_string_lossy().into_owned()
+            }
+        };
+        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), (uid, &config), &holder, false);
         let cleared = sweep.cleared.iter().map(|lock| {
             format!(
                 "[gateway-recovery] removed stale lock {} (pid {:?}, {:?})",
@@ -416,17 +423,24 @@ impl Sandbox {
         }
     }
 
-    /// Whether what listens on this port is the gateway's: held by it, or by a process that came from it. Not
-    /// so: a process of a session that somebody opened. What cannot be told is given the benefit of the doubt,
-    /// the answer itself was right.
-    pub async fn is_gateways(&self, port: u16, gateway: i32) -> bool {
+    /// Whose is what listens on this port? The gateway's: held by it, or by a process that came from it. What cannot
+    /// be told is given the benefit of the doubt, the answer itself was right; but not where the whole host could have
+    /// given it.
+    pub async fn whose(&self, port: u16, gateway: i32) -> Holder {
         let proc = self.inside.proc.as_fd();
         let sockets = identity::listeners(proc, gateway, port);
+        if let Some(owner) = door::owner(&self.spec) {
+            match sockets.iter().find(|socket| socket.uid != owner) {
+                Some(socket) => return Holder::Stranger(socket.uid),
+                None if sockets.is_empty() => return Holder::Nobody,
+                None => {}
+            }
+        }
         if sockets.is_empty() || identity::holds(proc, gateway, &sockets) != Some(false) {
-            return true;
+            return Holder::Gateway;
         }
         let Ok((Reply::Hello { children, .. }, _)) = self.client.ask(Order::Hello, &[]).await else {
-            return true;
+            return Holder::Gateway;
         };
         let sessions: Vec<i32> =
             children.iter().filter(|c| c.kind == Kind::Session && c.ended.is_none()).map(|c| c.pid).collect();
@@ -436,7 +450,17 @@ impl Sandbox {
         let of_session =
             |pid| identity::session(proc, pid).is_some_and(|session| sessions.contains(&session));
         let mut holders = holders.peekable();
-        holders.peek().is_none() || holders.any(|pid| !of_session(pid))
+        match holders.peek().is_none() || holders.any(|pid| !of_session(pid)) {
+            true => Holder::Gateway,
+            false => Holder::Session,
+        }
+    }
+
+    /// Whose of the host's other users the port is that the agent is to have; `None` where it is nobody's, or where
+    /// its loopback is its own.
+    pub fn stranger_on(&self, port: u16) -> Option<u32> {
+        let owner = door::owner(&self.spec)?;
+        identity::on_this_host(port).iter().map(|socket| socket.uid).find(|uid| *uid != owner)
     }
 
     /// What all that runs in it has taken of the host so far, by the kernel's count.
@@ -468,6 +492,19 @@ impl Sandbox {
     pub async fn tear_down(self) -> std::io::Result<()> {
         end(self.handle).await
     }
+}
+
+/// Who has the gateway's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// As it must be.
+    Gateway,
+    /// A process of a session that somebody opened.
+    Session,
+    /// Another user of the host, by this uid.
+    Stranger(u32),
+    /// It was let go since.
+    Nobody,
 }
 
 /// A launched process, by its two pids.

@@ -1,7 +1,7 @@
 //! More rights than the agent's user has.
 
 use super::{ALIVE, HERE, NOTHING, OWN_FILE, calls, native, script};
-use crate::attempt::Arg::{Bytes, Int, Result, Text, Zeros};
+use crate::attempt::Arg::{Bytes, Init, Int, Result, Text, Zeros};
 use crate::attempt::{Attempt, Control, Group, Needs, Steps, Way, Word};
 use crate::target::Runtime::{Python, Shell};
 
@@ -84,7 +84,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     seen!("bounding-set", "a capability by the next program", "status" "CapBnd" "0000000000000000", "as-it-should-be"),
     Attempt {
         needs: Needs::OwnGroups,
-        ..seen!("groups", "a supplementary group", "status" "Groups" "", "as-it-should-be")
+        ..seen!("groups", "a supplementary group", "groups", "none")
     },
     privilege(
         "group-places",
@@ -172,7 +172,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "limits-of-init",
         "other limits for the first process",
         Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16)))),
-        SYS_prlimit64(Int(1), Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16))
+        SYS_prlimit64(Init, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16))
     ),
     // Browsers end when it is refused: the second seccomp program lets them believe it.
     seen!("raise-core-limit", "core files again", "core-limit", "unchanged"),
@@ -181,6 +181,18 @@ pub const ATTEMPTS: &[Attempt] = &[
         "more processes than are allowed",
         Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NPROC as i64), NOTHING, Zeros(16)))),
         SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NPROC as i64), Bytes(&[0xff; 16]), NOTHING)
+    ),
+    refused!(
+        "raise-file-limit",
+        "a larger file than is allowed",
+        Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_FSIZE as i64), NOTHING, Zeros(16)))),
+        SYS_prlimit64(NOTHING, Int(libc::RLIMIT_FSIZE as i64), Bytes(&[0xff; 16]), NOTHING)
+    ),
+    refused!(
+        "raise-descriptor-limit",
+        "more descriptors than are allowed",
+        Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16)))),
+        SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), Bytes(&[0xff; 16]), NOTHING)
     ),
     seen!("core-dump", "a core file", "core", "no-core"),
     refused!(

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Hooks, Supervisor, launch_id, launch_number};
 use crate::probe::Found;
-use crate::sandbox::{adopt, ending};
+use crate::sandbox::{Holder, adopt, ending};
 
 /// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
 /// another way than the answer.
@@ -48,6 +48,11 @@ pub(super) enum Happened {
     Timer,
     ProbeDue,
     RepublishDue,
+}
+
+/// Why an answer on the agent's port, or its launch, does not count.
+pub(super) fn stranger(port: u16, uid: u32) -> String {
+    format!("port {port} of this host is taken by user {uid} (ss -ltnp sport = :{port}): the agent needs it")
 }
 
 /// What the watch reports; without a watch, every second, that anything may have changed.
@@ -271,8 +276,23 @@ impl<H: Hooks> Supervisor<H> {
         let (Some(sandbox), Some(spec)) = (&self.sandbox, self.blueprint.adapter.health()) else {
             return false;
         };
-        if self.gateway.is_none() || sandbox.is_gateways(spec.port, self.inside).await {
-            return false;
+        let Some(launch) = self.gateway.as_ref().map(|gateway| gateway.launch) else { return false };
+        match sandbox.whose(spec.port, self.inside).await {
+            Holder::Gateway => return false,
+            Holder::Session => {}
+            Holder::Nobody => {
+                self.probed(launch, Health::Deaf);
+                return true;
+            }
+            Holder::Stranger(uid) => {
+                // Nobody's to end but its own; the agent goes by itself when it cannot have the port.
+                let what = stranger(spec.port, uid);
+                if self.last_incident.as_ref().is_none_or(|(_, last)| *last != what) {
+                    self.incident("port-taken", what, json!({ "launch": launch }));
+                }
+                self.probed(launch, Health::Deaf);
+                return true;
+            }
         }
         sandbox.kill_all().await;
         let what = format!("port {} was taken by a process of a session; all sessions were ended", spec.port);
