@@ -91,6 +91,9 @@ pub enum Request {
         name: SandboxName,
         /// For example `2026.9.6`.
         version: Option<String>,
+        /// Another image, unpacked already. One on which it does not become ready is taken back.
+        #[serde(default)]
+        image: Option<ImageChoice>,
     },
     /// Rehearse a failure on purpose. The answer comes when the agent is ready again. [`Value::Rehearsed`].
     Rehearse {
@@ -223,13 +226,29 @@ pub struct Create {
     pub limits: Limits,
     /// The image that is its system, unpacked already; `None`: this host's `/usr`.
     #[serde(default)]
-    pub image: Option<Digest>,
+    pub image: Option<ImageChoice>,
     /// What else of this host it sees.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
     /// What may leave it besides the model's route.
     #[serde(default)]
     pub policy: PolicyChoice,
+}
+
+/// The image of a sandbox, with what it says of a start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageChoice {
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Its variables, which everything else that a sandbox says goes before.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where a command of it begins, as seen inside; `None`: `/sandbox`.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// Its command, where that is the agent: it then follows the image when that is changed.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
 }
 
 /// A directory or file of this host to show in a sandbox.

@@ -12,7 +12,7 @@ use clawkeep_plan::{SandboxName, Tier};
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, remove_tree, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
-use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
+use crate::config::{AgentConfig, ImageStart, IsolationConfig, model_route, own_home};
 use crate::policy::Setting;
 use crate::redaction::redaction;
 use crate::say::say;
@@ -34,7 +34,8 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let (policy, _) = Setting::new(&wanted.policy)?;
     let etc = etc_files(name.as_str());
-    let base = base(&daemon.home, &name, wanted.image, &etc)?;
+    let image = wanted.image.as_ref().map(|image| image.digest);
+    let base = base(&daemon.home, &name, image, &etc)?;
     // Which ids it is made of does not matter here, only of what kind they are.
     let ids = IdMap::for_current_user(0);
     let mounts = mounts::resolve(&wanted.mounts, daemon.home.root(), &base.system, ids)?;
@@ -69,7 +70,8 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
             tier: wanted.tier,
             proxy_port,
             limits: wanted.limits,
-            image: wanted.image,
+            image,
+            start: wanted.image.as_ref().map(ImageStart::of).unwrap_or_default(),
             mounts,
         }),
         policy: policy.to_value(),

@@ -13,6 +13,9 @@ use crate::config::{AgentConfig, Config, LANDLOCK_BESIDE};
 /// Where its proxy is looked for a place. Below what the kernel gives to outgoing connections.
 const PROXY_PORTS: std::ops::RangeInclusive<u16> = 13_128..=13_527;
 
+/// What is refused about images.
+pub const NO_IMAGE: &str = "an image cannot be a sandbox's system";
+
 /// Where OpenClaw is looked for a place: it listens on the host's loopback itself, and its page is another port, which
 /// is the daemon's at any time.
 const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 13_528..=13_927;
@@ -20,14 +23,14 @@ const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 13_528..=13_927;
 /// The way out of every refusal here.
 const NEXT: &str = "clawkeep onboard --isolation namespaces";
 
-fn cannot(what: &str) -> Failure {
+pub fn cannot(what: &str) -> Failure {
     Failure::new("isolation-lacks", format!("without namespaces {what}"), NEXT.to_owned())
 }
 
 /// Refuse what takes namespaces.
 pub fn check(wanted: &Create) -> Result<(), Failure> {
     if wanted.image.is_some() {
-        return Err(cannot("an image cannot be a sandbox's system"));
+        return Err(cannot(NO_IMAGE));
     }
     if !wanted.mounts.is_empty() {
         return Err(cannot("nothing of the host's can be shown at another place (--mount)"));

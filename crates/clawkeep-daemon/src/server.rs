@@ -347,7 +347,7 @@ impl Daemon {
             Request::RotateKey { name, key } => route::rotate(self, asker, &name, &key).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
-            Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
+            Request::Rebuild { name, version, image } => rebuild::rebuild(self, &name, version, image).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,
             Request::Stop { name } => {

@@ -14,6 +14,10 @@ use crate::snapshot::Gateway;
 
 impl<H: Hooks> Supervisor<H> {
     pub(super) async fn prepare(&mut self) {
+        if let Err(reason) = self.hooks.whole_system().await {
+            self.incident("prepare-failed", reason.clone(), json!({}));
+            return self.feed(Event::PrepareFailed { reason });
+        }
         match sandbox::prepare(&self.blueprint).await {
             Ok(sandbox) => {
                 let made = match self.blueprint.plan.sealing.tier {
