@@ -525,6 +525,9 @@ pub struct AgentStatus {
     pub version: String,
     /// The runtime under it.
     pub runtime: String,
+    /// Its configuration, as the path is inside: the last healthy one is put back when it fails with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// A gateway process.
