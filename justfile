@@ -32,7 +32,11 @@ bench-egress:
 
 # What the model route adds to the first byte and to each event.
 bench-inference:
-    cargo bench -p clawkeep-inference --bench inference
+    cargo bench -p clawkeep --bench inference
+
+# A real language model of 135 million parameters on this host's loopback, by OpenAI's API: fetched once, then served.
+model port="8081":
+    scripts/small-model {{port}}
 
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:

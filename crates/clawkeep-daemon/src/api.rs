@@ -63,6 +63,14 @@ pub enum Request {
         /// Where to.
         route: RouteChoice,
     },
+    /// Another key for the same route; its fall-backs stay, and nothing is restarted. A provider that does not answer
+    /// to it is no failure. [`Value::RouteSet`].
+    RotateKey {
+        /// Which.
+        name: SandboxName,
+        /// The key.
+        key: credentials::SecretText,
+    },
     /// Another route, asked when the one that is set, and those added before, give no answer. One that does not
     /// answer now is no failure. Nothing is restarted. [`Value::RouteSet`].
     AddFallback {

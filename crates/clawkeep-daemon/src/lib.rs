@@ -44,4 +44,5 @@ mod witness;
 pub use client::Client;
 pub use launch::{connect, ensure, parent_main};
 pub use main_loop::{Role, daemon_main};
+pub use route::failure as route_failure;
 pub use vault::{Vault, VaultError};

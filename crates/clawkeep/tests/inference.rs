@@ -178,6 +178,14 @@ fn another_provider_answers_while_the_first_does_not() {
     let custom = ["--provider", "custom", "--endpoint-url", &provider.url(), "--model", "m2"];
     let (status, text) = add(&custom, Some(KEY));
     assert!(status == 0 && text.contains(&format!("custom m2 at {}: it answers", provider.url())), "{text}");
+    // Another key for the first one leaves the others as they are.
+    let rotate = ["credentials", "add", "route-key", "--sandbox", "box", "--from-env", "COMPATIBLE_API_KEY"];
+    let (status, text) = run(&installation, &rotate, Some(ROTATED));
+    assert!(
+        text.starts_with("the key of box's model is set; its agent goes on running\n"),
+        "{status}: {text}"
+    );
+    assert_eq!(get(&installation)["fallbacks"].as_array().unwrap().len(), 1);
     let (status, text) = add(&["--provider", "anthropic", "--model", "m"], None);
     assert!(status == 2 && text.contains("ANTHROPIC_API_KEY"), "{text}");
     let anthropic = ["--provider", "anthropicCompatible", "--endpoint-url", &dead, "--model", "m"];
@@ -209,4 +217,36 @@ fn another_provider_answers_while_the_first_does_not() {
     let (status, text) = run(&installation, &["inference", "remove-fallbacks", "box"], None);
     assert_eq!((status, text), (0, format!("box: custom m1 at {dead}\n")));
     assert!(!key_file.exists() && !models_inside(&installation).contains("\"m2\""));
+}
+
+#[test]
+fn the_models_of_a_provider_are_listed_and_a_daemon_that_may_crash_leaves_no_core() {
+    let installation = Installation::new();
+    let provider = FakeProvider::openai(&["m1"]);
+    let list = |url: &str, key| {
+        run(&installation, &["inference", "models", "--provider", "custom", "--endpoint-url", url], key)
+    };
+    assert_eq!(list(&provider.url(), Some(KEY)), (0, "m1\n".into()));
+    assert_eq!(last(&provider), ("GET /v1/models".into(), KEY.into()));
+    let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
+    let (status, text) = list(&dead, None);
+    assert!(
+        status == 1 && text.starts_with("error[route-connect]: ") && text.contains("\n  next: "),
+        "{text}"
+    );
+    for bad in [
+        "http://user:hunter2@h/v1",
+        "http://h/v1?key=hunter2",
+        "unix:///run/hunter2",
+        "http://169.254.169.254",
+    ] {
+        let (status, text) = list(bad, None);
+        assert!(status != 0 && !text.contains("hunter2") && text.contains("\n  next: "), "{bad}: {text}");
+    }
+    assert!(!installation.home.socket().exists(), "no daemon was started for it");
+
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", installation.daemon().daemon.pid)).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().rev().nth(1), Some("1"), "{core}");
 }

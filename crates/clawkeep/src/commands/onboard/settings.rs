@@ -219,7 +219,7 @@ fn model_route(
         Some(value) => Ok(Some(value.clone())),
         None => env.text(x),
     };
-    let (mut name, mut model, mut url) = (
+    let (mut name, model, mut url) = (
         given(&options.provider, "PROVIDER")?,
         given(&options.model, "MODEL")?,
         given(&options.endpoint_url, "ENDPOINT_URL")?,
@@ -252,11 +252,8 @@ fn model_route(
             url = Some(ask.line("Base URL of its endpoint", default)?)
                 .filter(|url| !url.is_empty() && Some(url.as_str()) != default);
         }
-        if model.is_none() {
-            model = Some(ask.line("Model", None)?).filter(|model| !model.is_empty());
-        }
     }
-    route::Wanted::new(&name, model, url, HELP)?
+    route::Wanted::new(&name, model, url, interactive, HELP)?
         .map(|wanted| wanted.with_key(env, interactive, ask))
         .transpose()
 }
