@@ -182,6 +182,19 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
+    /// What a monitoring system wants to know, in Prometheus' text format: [`Value::Text`].
+    Metrics,
+    /// Serve the same over HTTP from now on, here; or, without an address, no longer. Outlives the daemon.
+    /// [`Value::Metrics`].
+    ServeMetrics {
+        /// An address of the loopback, and a port.
+        listen: Option<std::net::SocketAddr>,
+    },
+    /// Take every secret that is known out of some lines of an agent's log: [`Value::Text`], of as many lines.
+    Redact {
+        /// The lines.
+        text: String,
+    },
     /// End the daemon (not the sandboxes: the next one adopts them).
     Shutdown,
 }
@@ -286,6 +299,16 @@ impl std::fmt::Debug for RouteChoice {
     }
 }
 
+/// Where the metrics are served over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsStatus {
+    /// The address that was chosen; `None` where they are not served.
+    pub listen: Option<std::net::SocketAddr>,
+    /// Why nothing listens there now, if nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 /// A failure to rehearse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -351,6 +374,8 @@ pub enum Value {
     Credentials(Vec<credentials::CredentialStatus>),
     /// Some of the journal.
     Journal(Page),
+    /// Where the metrics are served over HTTP.
+    Metrics(MetricsStatus),
     /// How a session ended: an exit status, or 128 and the signal.
     Ended {
         /// The status for the shell.
@@ -403,6 +428,9 @@ pub struct DaemonStatus {
     /// Whether a service manager runs it: then it is nobody else's to replace.
     #[serde(default)]
     pub managed: bool,
+    /// Where the metrics are served over HTTP, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// `NAME status --json`.
@@ -545,6 +573,9 @@ pub struct EgressStatus {
     pub refused: usize,
     /// Digest of the whole policy.
     pub policy: Option<Digest>,
+    /// Port on the loopback, as the agent sees it, of the proxy that enforces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Why the policy that is kept is not in force, so that nothing but the model's route leads out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clawkeep_agents::openclaw::{self, LaunchContext, ModelApi};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
-use clawkeep_guards::{CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, published_files, select};
+use clawkeep_guards::{
+    CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, private_tmp, published_files, select,
+};
 use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
@@ -127,7 +129,16 @@ impl Config {
             (Adapter::Command { .. }, _) if self.agent.node_guards => Some(UNKNOWN_NODE),
             _ => None,
         };
-        node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)))
+        let mut guards = node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)));
+        if self.has_no_tmp() {
+            guards.push(private_tmp());
+        }
+        guards
+    }
+
+    /// Whether it is OpenClaw where `/tmp` is the host's.
+    fn has_no_tmp(&self) -> bool {
+        self.isolation.tier == Tier::Landlock && matches!(self.agent.adapter, Adapter::OpenClaw { .. })
     }
 
     /// The port on the loopback as the agent sees it where its proxy is.
@@ -185,6 +196,12 @@ pub fn blueprint(
     if tier == Tier::Landlock {
         // Elsewhere that is where every program looks by itself.
         env.insert("TMPDIR".into(), "/tmp".into());
+    }
+    if config.has_no_tmp()
+        && let Some(options) = env.get("NODE_OPTIONS")
+    {
+        // For its own command line among its tools, from which it takes the other one.
+        env.insert("CLAWKEEP_NODE_OPTIONS".into(), options.clone());
     }
     if !guards.is_empty() {
         env.insert(clawkeep_guards::PROCESS_ENV.into(), "openclaw-gateway".into());

@@ -18,7 +18,7 @@ pub async fn rebuild(daemon: &Daemon, name: &SandboxName, version: Option<String
     let old = daemon.record(name)?;
     let mut config = Config::of(&old)?;
     match (&mut config.agent.adapter, version) {
-        (Adapter::OpenClaw { version: current }, Some(wanted)) => *current = wanted,
+        (Adapter::OpenClaw { version: current, .. }, Some(wanted)) => *current = wanted,
         (Adapter::Command { .. }, Some(_)) => {
             let what = format!("the agent of {name} is a command: it has no version");
             return Err(Failure::new("no-version", what, format!("clawkeep {name} rebuild")));

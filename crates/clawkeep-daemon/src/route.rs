@@ -322,7 +322,8 @@ fn written(daemon: &Daemon, record: &SandboxRecord, route: &Route) -> Result<Wri
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {
             let token = Token::generate().map_err(|e| failed("make a token", &e))?;
-            openclaw::initial_config(&token, &model)
+            let port = Config::of(record)?.inner_port().unwrap_or(openclaw::GATEWAY_PORT);
+            openclaw::initial_config(&token, port, &model)
         }
     };
     Ok(Written { home, owner: Owner { uid, gid }, old, new })

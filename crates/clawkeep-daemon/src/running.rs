@@ -11,7 +11,7 @@ use clawkeep_plan::Tier;
 use clawkeep_recovery::Phase;
 use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{
-    Blueprint, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
+    Blueprint, Door, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -88,10 +88,11 @@ impl Running {
         if let Some(trouble) = policy.status().trouble {
             hooks.record("policy-unusable", &trouble, serde_json::Value::Null);
         }
+        let door = Door::of(&blueprint);
         let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
         tasks.push(tokio::spawn(policy.clone().expire()));
-        if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
-            tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
+        if let (Some(port), Some(door)) = (record.dashboard_port, door) {
+            tasks.push(tokio::spawn(forward::serve(port, dashboard, door, client.clone())));
         }
         Ok(Self {
             wishes,
@@ -201,6 +202,7 @@ impl Around {
             authority: &self.authority,
             inference: self.inference.clone(),
             policy: self.policy.live.clone(),
+            verdicts: Arc::clone(&self.policy.verdicts),
             secrets,
             beside: self.beside,
         };

@@ -9,8 +9,8 @@ use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
-    AgentStatus, DeniedStatus, Failure, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus,
-    ReceiptStatus, RouteStatus, SandboxStatus,
+    AgentStatus, DeniedStatus, EgressStatus, Failure, GatewayStatus, GuardStatus, Held, Incident,
+    LimitsStatus, ReceiptStatus, RouteStatus, SandboxStatus,
 };
 use crate::config::Config;
 use crate::running::Running;
@@ -139,7 +139,10 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
             route_status,
         ),
         inference: running.as_ref().ok().map(|running| running.inference.current().seen()),
-        egress: running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status()),
+        egress: EgressStatus {
+            port: config.as_ref().map(Config::proxy_port),
+            ..running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status())
+        },
         dashboard_port: record.dashboard_port,
         dashboard_url: record
             .dashboard_port

@@ -36,6 +36,15 @@ pub fn status(key: &str, wanted: &str) -> Answer {
     }
 }
 
+/// `none` where there is no supplementary group.
+pub fn groups() -> Answer {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match status.lines().find_map(|line| line.strip_prefix("Groups:")).map(str::trim) {
+        Some("") => Answer::word("none", ""),
+        found => Answer::word("ok", format!("{found:?}")),
+    }
+}
+
 /// `sealed` where every mount is nosuid (proc_pid_mountinfo(5)).
 pub fn mounts() -> Answer {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -112,6 +121,26 @@ pub fn read(path: &str) -> Answer {
         Ok(0) => Answer::word("empty", path),
         Ok(_) => Answer::word("ok", String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()),
     }
+}
+
+/// Open a file for writing, and write nothing.
+pub fn write(path: &str) -> Answer {
+    match File::options().write(true).custom_flags(O_NONBLOCK).open(path) {
+        Ok(_) => Answer::word("ok", path),
+        Err(error) => Answer::of(&error, path),
+    }
+}
+
+/// The first process of the sandbox: the one among those that we come from which says so, else process 1.
+pub fn init() -> i32 {
+    let mut pid = std::process::id().cast_signed();
+    while pid > 1 {
+        pid = parent(pid).unwrap_or(1);
+        if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "clawkeep-init") {
+            return pid;
+        }
+    }
+    1
 }
 
 /// Open this file of every other process of this user: `ok` where one can be.

@@ -132,6 +132,11 @@ impl Service {
         &self.route
     }
 
+    /// Its counters.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// What was counted so far. The canary's answers are not.
     pub fn seen(&self) -> Seen {
         let routes = match &self.backend {
@@ -224,6 +229,12 @@ impl LiveService {
     /// Start with this service.
     pub fn new(service: Service) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(service))))
+    }
+
+    /// The same, with the counters going on from where this meter is.
+    pub fn counted(mut service: Service, meter: Meter) -> Self {
+        service.meter = meter;
+        Self::new(service)
     }
 
     /// The service of this moment.

@@ -64,6 +64,15 @@ impl Reexec {
         self
     }
 
+    /// The user is also in this group. To be called after [`user`](Self::user).
+    #[must_use]
+    pub fn group(mut self, gid: u32) -> Self {
+        for word in self.wrapper.iter_mut().filter(|word| *word == "--clear-groups") {
+            *word = format!("--groups={gid}");
+        }
+        self
+    }
+
     /// As an ordinary user, uid 1000, in a user namespace of its own whose limits it may set (unshare(1);
     /// `/proc/sys/user`, namespaces(7)).
     #[must_use]

@@ -185,7 +185,7 @@ fn a_bundle_is_launched_by_its_own_runtime_with_nothing_that_could_disarm_a_guar
     let bundle = lab.install().unwrap();
     let context = LaunchContext { proxy_url: Some("http://127.0.0.1:3128".into()) };
     for generation in [Generation::Old, Generation::New] {
-        let launch = launch(&bundle, generation, &context);
+        let launch = launch(&bundle, generation, 18789, &context);
         let (program, entry) = (&launch.argv[0], &launch.argv[1]);
         for (inside, pinned) in [program, entry].into_iter().zip(&launch.files) {
             let below = inside.strip_prefix(crate::AGENT_MOUNT).unwrap();

@@ -122,7 +122,7 @@ fn gateway_line(status: &SandboxStatus, waited_ms: u64) -> String {
 
 /// The failure with the last words of the gateway, which go away with the sandbox.
 fn with_log(host: &Host, name: &SandboxName, mut problem: Problem) -> Problem {
-    let lines = logs::last_lines(host.root(), name, 8);
+    let lines = logs::last_lines(host, name, 8);
     if !lines.is_empty() {
         problem.failure.message = format!("{}; its log ends with:\n{lines}\n", problem.failure.message);
     }
