@@ -38,7 +38,7 @@ pub enum RouteProblem {
         after: Duration,
     },
     /// 401 or 403: the key is missing, wrong or not allowed.
-    #[error("{address} refuses the key (HTTP {status})")]
+    #[error("{address} {} (HTTP {status})", if *.key_sent { "refuses the key" } else { "wants a key" })]
     Unauthorized {
         /// `host:port`.
         address: String,
@@ -140,10 +140,13 @@ impl RouteProblem {
                     .to_owned()
             }
             Self::Unauthorized { key_sent: true, .. } => {
-                "Check the key: it may be wrong, expired or without access to this model.".to_owned()
+                "Check the key: it may be wrong, expired or without access to this model. Another one: clawkeep \
+                 credentials add route-key --sandbox NAME"
+                    .to_owned()
             }
             Self::Unauthorized { key_sent: false, .. } => {
-                "Give a key: set the provider's variable (COMPATIBLE_API_KEY for an endpoint of your own) and onboard again."
+                "Give a key in the provider's variable (COMPATIBLE_API_KEY for an endpoint of your own); to a sandbox \
+                 that has this route: clawkeep credentials add route-key --sandbox NAME"
                     .to_owned()
             }
             Self::KeyUnreadable { .. } => {
