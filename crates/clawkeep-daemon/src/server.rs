@@ -343,7 +343,9 @@ impl Daemon {
                 turn::ask(&self.home, &running, &message).await.map(Value::Text)
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
-            Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::SetRoute { name, route: choice, force } => {
+                route::set(self, asker, &name, choice, force).await
+            }
             Request::RotateKey { name, key } => route::rotate(self, asker, &name, &key).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
