@@ -48,9 +48,10 @@ pub fn forget(daemon: &Daemon, name: &SandboxName) -> Result<(), Failure> {
     daemon.secrets.remove(name, CHANGE).map(drop).map_err(|e| failed("forget what was changed", &e))
 }
 
-/// Carry out on the disk what an earlier daemon began and did not end; the record as it is then. The caller sees to
-/// what runs and then removes [`CHANGE`].
-pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<SandboxRecord>, Failure> {
+/// Carry out on the disk what an earlier daemon began and did not end. Gives the record as it is then, and whether the
+/// agent has its model in its own configuration: one that runs may run with that of before. The caller sees to what
+/// runs and then removes [`CHANGE`].
+pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<(SandboxRecord, bool)>, Failure> {
     let kept = daemon.secrets.get(&record.name, CHANGE).map_err(|e| failed("read what was begun", &e))?;
     let Some(kept) = kept else { return Ok(None) };
     let Begun { route, key } =
@@ -58,7 +59,8 @@ pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<SandboxR
     let change = Change::new(daemon, record.clone(), &route, key.map(|key| key.expose().to_owned()))?;
     change.store()?;
     daemon.note("route-finished", &format!("{}: {} {}", record.name, route.provider, route.model));
-    daemon.record(&record.name).map(Some)
+    let in_its_configuration = matches!(Config::of(record)?.agent.adapter, Adapter::OpenClaw { .. });
+    Ok(Some((daemon.record(&record.name)?, in_its_configuration)))
 }
 
 /// Another key for the route that is set.
