@@ -9,6 +9,7 @@ mod blueprint;
 mod client;
 mod identity;
 mod inspect;
+mod listening;
 mod probe;
 mod run;
 mod sandbox;
