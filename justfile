@@ -42,6 +42,11 @@ model port="8081":
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
 
+# Attack sandboxes from inside, before and after a recovery: with the fake gateway as root, as a user and in the lower
+# tier, and with the real OpenClaw.
+drill:
+    cargo nextest run -p clawkeep --test drill --test openclaw --run-ignored all -E 'binary(drill) | test(drill)'
+
 # So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
 soak minutes="60":
     CLAWKEEP_SOAK_MINUTES={{minutes}} cargo nextest run --release -p clawkeep --test hangs --test openclaw --run-ignored only -- soak_

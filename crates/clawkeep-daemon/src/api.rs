@@ -55,13 +55,17 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
-    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is no
-    /// failure. An agent that has the model in its configuration is restarted. [`Value::RouteSet`].
+    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is refused,
+    /// and nothing is changed, unless `force` is given. An agent that has the model in its configuration is restarted.
+    /// [`Value::RouteSet`].
     SetRoute {
         /// Which.
         name: SandboxName,
         /// Where to.
         route: RouteChoice,
+        /// Set it whether it answers or not.
+        #[serde(default)]
+        force: bool,
     },
     /// Another key for the same route; its fall-backs stay, and nothing is restarted. A provider that does not answer
     /// to it is no failure. [`Value::RouteSet`].
@@ -91,6 +95,9 @@ pub enum Request {
         name: SandboxName,
         /// For example `2026.9.6`.
         version: Option<String>,
+        /// Another image, unpacked already. One on which it does not become ready is taken back.
+        #[serde(default)]
+        image: Option<ImageChoice>,
     },
     /// Rehearse a failure on purpose. The answer comes when the agent is ready again. [`Value::Rehearsed`].
     Rehearse {
@@ -182,6 +189,19 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
+    /// What a monitoring system wants to know, in Prometheus' text format: [`Value::Text`].
+    Metrics,
+    /// Serve the same over HTTP from now on, here; or, without an address, no longer. Outlives the daemon.
+    /// [`Value::Metrics`].
+    ServeMetrics {
+        /// An address of the loopback, and a port.
+        listen: Option<std::net::SocketAddr>,
+    },
+    /// Take every secret that is known out of some lines of an agent's log: [`Value::Text`], of as many lines.
+    Redact {
+        /// The lines.
+        text: String,
+    },
     /// End the daemon (not the sandboxes: the next one adopts them).
     Shutdown,
 }
@@ -210,13 +230,29 @@ pub struct Create {
     pub limits: Limits,
     /// The image that is its system, unpacked already; `None`: this host's `/usr`.
     #[serde(default)]
-    pub image: Option<Digest>,
+    pub image: Option<ImageChoice>,
     /// What else of this host it sees.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
     /// What may leave it besides the model's route.
     #[serde(default)]
     pub policy: PolicyChoice,
+}
+
+/// The image of a sandbox, with what it says of a start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageChoice {
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Its variables, which everything else that a sandbox says goes before.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where a command of it begins, as seen inside; `None`: `/sandbox`.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// Its command, where that is the agent: it then follows the image when that is changed.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
 }
 
 /// A directory or file of this host to show in a sandbox.
@@ -286,6 +322,16 @@ impl std::fmt::Debug for RouteChoice {
     }
 }
 
+/// Where the metrics are served over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsStatus {
+    /// The address that was chosen; `None` where they are not served.
+    pub listen: Option<std::net::SocketAddr>,
+    /// Why nothing listens there now, if nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 /// A failure to rehearse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -351,6 +397,8 @@ pub enum Value {
     Credentials(Vec<credentials::CredentialStatus>),
     /// Some of the journal.
     Journal(Page),
+    /// Where the metrics are served over HTTP.
+    Metrics(MetricsStatus),
     /// How a session ended: an exit status, or 128 and the signal.
     Ended {
         /// The status for the shell.
@@ -403,6 +451,9 @@ pub struct DaemonStatus {
     /// Whether a service manager runs it: then it is nobody else's to replace.
     #[serde(default)]
     pub managed: bool,
+    /// Where the metrics are served over HTTP, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// `NAME status --json`.
@@ -478,6 +529,9 @@ pub struct AgentStatus {
     pub version: String,
     /// The runtime under it.
     pub runtime: String,
+    /// Its configuration, as the path is inside: the last healthy one is put back when it fails with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// A gateway process.
@@ -545,6 +599,9 @@ pub struct EgressStatus {
     pub refused: usize,
     /// Digest of the whole policy.
     pub policy: Option<Digest>,
+    /// Port on the loopback, as the agent sees it, of the proxy that enforces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Why the policy that is kept is not in force, so that nothing but the model's route leads out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -12,8 +12,9 @@ use clawkeep_plan::{SandboxName, Tier};
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, remove_tree, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
-use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
+use crate::config::{AgentConfig, ImageStart, IsolationConfig, model_route, own_home};
 use crate::policy::Setting;
+use crate::redaction::redaction;
 use crate::say::say;
 use crate::server::{Daemon, key_name, store_failed};
 use crate::system::base;
@@ -28,12 +29,13 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if lower {
         lower_tier::check(&wanted)?;
     }
-    let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
+    let mut agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let (policy, _) = Setting::new(&wanted.policy)?;
     let etc = etc_files(name.as_str());
-    let base = base(&daemon.home, &name, wanted.image, &etc)?;
+    let image = wanted.image.as_ref().map(|image| image.digest);
+    let base = base(&daemon.home, &name, image, &etc)?;
     // Which ids it is made of does not matter here, only of what kind they are.
     let ids = IdMap::for_current_user(0);
     let mounts = mounts::resolve(&wanted.mounts, daemon.home.root(), &base.system, ids)?;
@@ -41,7 +43,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let others = records.iter().filter(|record| record.name != name);
     let mut taken: Vec<u16> = others.clone().filter_map(|record| record.dashboard_port).collect();
     let proxy_port = match lower {
-        true => Some(lower_tier::ports(&agent, others, &mut taken)?),
+        true => Some(lower_tier::ports(&mut agent, others, &mut taken)?),
         false => None,
     };
     let dashboard = match agent.adapter.health() {
@@ -68,7 +70,8 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
             tier: wanted.tier,
             proxy_port,
             limits: wanted.limits,
-            image: wanted.image,
+            image,
+            start: wanted.image.as_ref().map(ImageStart::of).unwrap_or_default(),
             mounts,
         }),
         policy: policy.to_value(),
@@ -86,6 +89,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if let Err(failure) = fill(daemon, &record, &agent, &route, key) {
         // The failure is what counts; what cannot be removed now is removed with the next attempt.
         let _ = remove_files(daemon, &name).await;
+        daemon.tally.forget(&name);
         let _ = daemon.store.remove(&name);
         return Err(failure);
     }
@@ -125,7 +129,7 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 return Err(Failure::new("agent-missing", what, "clawkeep onboard".to_owned()));
             }
             Ok(AgentConfig {
-                adapter: Adapter::OpenClaw { version },
+                adapter: Adapter::OpenClaw { version, port: None },
                 node_guards: true,
                 bundle: None,
                 env: Default::default(),
@@ -168,6 +172,8 @@ pub fn route(choice: Option<RouteChoice>, next: &str) -> Result<(Route, Option<S
     };
     let bad =
         |error: &dyn std::fmt::Display| Failure::new("route-unusable", error.to_string(), next.to_owned());
+    // Before anybody is asked with it.
+    redaction().learn(key.clone().map(Secret::new));
     let provider = Provider::parse(&provider).map_err(|e| bad(&e))?;
     let route = Route::new(provider, endpoint_url.as_deref(), &model, key.is_some()).map_err(|e| bad(&e))?;
     let key = key.filter(|_| route.auth != AuthScheme::None);
@@ -200,7 +206,8 @@ fn fill(
         let token = Token::generate().map_err(|e| failed("make a token", &e))?;
         let model = model_route(route);
         let (uid, gid) = ids.host_agent();
-        let config = openclaw::initial_config(&token, &model);
+        let port = agent.adapter.health().map_or(openclaw::GATEWAY_PORT, |spec| spec.port);
+        let config = openclaw::initial_config(&token, port, &model);
         openclaw::write_config(home.as_fd(), Owner { uid, gid }, &config, Overwrite::Never)
             .map_err(|e| failed("write the agent's configuration", &e))?;
     }

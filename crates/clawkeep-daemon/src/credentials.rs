@@ -6,6 +6,7 @@ use clawkeep_store::{Credential, Credentials, Entry, SecretError, Source, unix_m
 use crate::api::credentials::{CredentialOrder, CredentialStatus, NewCredential};
 use crate::api::{Failure, Value};
 use crate::config::Config;
+use crate::redaction::redaction;
 use crate::server::{Daemon, ROUTE_KEY, store_failed};
 use crate::status::rfc3339;
 use crate::vault::fit;
@@ -126,6 +127,7 @@ fn add(daemon: &Daemon, credentials: &Credentials, new: NewCredential) -> Result
         }
     }
     let value = value.map(|value| Secret::new(value.expose()));
+    redaction().learn(value.clone());
     let credential = Credential { binding, source, set_at: Some(unix_ms()) };
     credentials.put(&name, &credential, value.as_ref()).map_err(|e| failed(&e))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawkeep_egress::LivePolicy;
+use clawkeep_egress::{LivePolicy, Verdicts};
 use clawkeep_plan::Digest;
 use clawkeep_policy::Matcher;
 use clawkeep_store::unix_ms;
@@ -23,6 +23,8 @@ pub struct Enforced {
     pub live: LivePolicy,
     /// What it refused.
     pub refused: Arc<Refused>,
+    /// How often it allowed and refused.
+    pub verdicts: Arc<Verdicts>,
     setting: Arc<watch::Sender<Setting>>,
     told: Arc<watch::Sender<EgressStatus>>,
 }
@@ -33,6 +35,7 @@ impl Enforced {
         let enforced = Self {
             live: LivePolicy::new(Matcher::nothing()),
             refused: Arc::new(refused),
+            verdicts: Arc::default(),
             setting: Arc::new(watch::Sender::new(Setting::default())),
             told: Arc::default(),
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawkeep_plan::SandboxName;
-use clawkeep_store::{DaemonLock, Home, JournalWriter, LockError, Store, StoreError};
+use clawkeep_store::{DaemonLock, Entry, Home, JournalWriter, LockError, Store, StoreError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +18,8 @@ use crate::api::{Request, Value};
 use crate::create::sweep_removed;
 use crate::launch::{OURSELVES, connect};
 use crate::manager::{self, Heart, Manager};
+use crate::metrics;
+use crate::redaction::redaction;
 use crate::say::say;
 use crate::server::Daemon;
 use crate::system::sweep_images;
@@ -102,7 +104,8 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     };
     let store = Arc::new(opened.store);
     let told = Box::new(|text: &str| say(format_args!("clawkeep daemon: {text}")));
-    let journal = JournalWriter::start_with(Arc::clone(&store), JOURNAL_QUEUE, told);
+    let filter = Box::new(|entry: &mut Entry| redaction().entry(entry));
+    let journal = JournalWriter::start_with(Arc::clone(&store), JOURNAL_QUEUE, told, filter);
     let journal = Arc::new(journal.map_err(|e| e.to_string())?);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
@@ -114,6 +117,7 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
         daemon.note("repaired", &note.to_string());
     }
     daemon.seal_secrets();
+    daemon.learn_secrets();
     let manager = Manager::of_process();
     let asked = Arc::clone(&daemon.store);
     let mut heart = manager.heart(move || asked.default().is_ok());
@@ -124,6 +128,8 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
         // Nobody can ask, and yet everything is kept running.
         daemon.note("unreachable", error);
     }
+    tokio::spawn(Arc::clone(&daemon.tally).keep());
+    metrics::resume(&daemon);
     let admission = tokio::spawn(admit_all(Arc::clone(&daemon), waiting, manager));
     let mut mend = tokio::time::interval(MEND_EVERY);
     mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,6 +171,7 @@ async fn serve(home: &Path, role: Role) -> Result<ExitCode, String> {
     } else {
         manager.stopping("the sandboxes go on; the next daemon adopts them");
     }
+    daemon.tally.save();
     journal.flush(Duration::from_secs(5));
     Ok(ExitCode::SUCCESS)
 }

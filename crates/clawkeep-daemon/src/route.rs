@@ -116,16 +116,22 @@ pub fn failure(problem: &RouteProblem) -> Failure {
     Failure::new(&code, problem.to_string(), problem.next_step())
 }
 
-/// Set it. On a failure everything is as it was.
+/// Set it, if its provider answers or the operator insists. On a failure everything is as it was.
 pub async fn set(
     daemon: &Daemon,
     asker: &Asker,
     name: &SandboxName,
     choice: RouteChoice,
+    force: bool,
 ) -> Result<Value, Failure> {
     daemon.record(name)?;
     let (route, key) = create::route(Some(choice), NEXT)?;
     let (service, warning) = checked(asker, name, &route, key.as_deref(), NEXT).await?;
+    if let Some(why) = warning.clone().filter(|_| !force) {
+        // An agent that has a model is not restarted for one that it cannot have.
+        let message = format!("{}; nothing was changed (--force sets it all the same)", why.message);
+        return Err(Failure { message, ..why });
+    }
     // The check is over: from here on nobody creates, destroys or sets another route.
     let _one = daemon.creating.lock().await;
     let old = daemon.record(name)?;
@@ -324,7 +330,8 @@ fn written(daemon: &Daemon, record: &SandboxRecord, route: &Route) -> Result<Wri
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {
             let token = Token::generate().map_err(|e| failed("make a token", &e))?;
-            openclaw::initial_config(&token, &model)
+            let port = Config::of(record)?.inner_port().unwrap_or(openclaw::GATEWAY_PORT);
+            openclaw::initial_config(&token, port, &model)
         }
     };
     Ok(Written { home, owner: Owner { uid, gid }, old, new })

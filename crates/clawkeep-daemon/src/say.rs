@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::io::Write;
 
-/// Write a line. The log may lie on a full disk: `eprintln` would panic then, and end what it was to tell about.
+use crate::redaction::redaction;
+
+/// Write a line, without secrets. The log may lie on a full disk: `eprintln` would panic then, and end what it was to tell about.
 pub fn say(text: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let text = text.to_string();
+    let _ = writeln!(std::io::stderr(), "{}", redaction().text(&text));
 }

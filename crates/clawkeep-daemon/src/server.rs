@@ -18,11 +18,14 @@ pub use crate::api::credentials::ROUTE_KEY;
 use crate::api::{Answer, DaemonStatus, Failure, Rehearsal, Request, SandboxStatus, Status, Value};
 use crate::config::Config;
 use crate::manager::Manager;
+use crate::metrics::{self, Metrics};
+use crate::redaction::{redaction, stored};
 use crate::running::Running;
 use crate::say::say;
 use crate::sessions::{self, Session, sandbox_down};
 use crate::status::{phase_word, rfc3339, status};
 use crate::system::sweep_images;
+use crate::tally::Tally;
 use crate::vault::Vault;
 use crate::wire::Asker;
 use crate::{create, credentials, fallback, policy, rebuild, route, turn};
@@ -53,6 +56,8 @@ pub struct Daemon {
     pub journal: Arc<JournalWriter>,
     pub secrets: Secrets,
     pub vault: Arc<Vault>,
+    pub tally: Arc<Tally>,
+    pub metrics: Metrics,
     pub program: PathBuf,
     pub started_at: u64,
     pub shutdown: tokio::sync::Notify,
@@ -70,6 +75,8 @@ impl Daemon {
         let secrets = Secrets::new(&home);
         Self {
             vault: Arc::new(Vault::new(Credentials::new(&secrets))),
+            tally: Arc::new(Tally::new(&home)),
+            metrics: Metrics::new(&home),
             secrets,
             home,
             store,
@@ -179,8 +186,18 @@ impl Daemon {
         dashboard: Option<tokio::net::TcpListener>,
     ) -> Result<Running, Failure> {
         let route = Config::of(record)?.route;
-        let inference = LiveService::new(self.service(&record.name, route)?);
+        let (meter, trouble) = self.tally.meter(&record.name);
+        if let Some(trouble) = trouble {
+            self.note("counters-lost", &trouble);
+        }
+        let inference = LiveService::counted(self.service(&record.name, route)?, meter);
         Running::begin(self, record, inference, dashboard)
+    }
+
+    /// Every secret that is stored is looked for from now on in what is written down.
+    pub fn learn_secrets(&self) {
+        let names = self.store.list().unwrap_or_default().into_iter().map(|record| record.name);
+        redaction().learn(stored(&self.secrets, &names.collect::<Vec<_>>()).0);
     }
 
     /// The keys that are stored for a route and its fall-backs, in this order.
@@ -194,7 +211,10 @@ impl Daemon {
             Failure::new("route-unusable", error.to_string(), format!("clawkeep {name} inference set --help"))
         };
         let keys = match self.route_keys(name) {
-            Ok(keys) => keys,
+            Ok(keys) => {
+                redaction().learn(keys.iter().flatten().cloned());
+                keys
+            }
             // What else the agent does goes on without its model.
             Err(error) => {
                 self.note("key-unreadable", &format!("{name}: {error}"));
@@ -267,7 +287,7 @@ impl Daemon {
                     "clawkeep --version".to_owned(),
                 );
                 // One that speaks another language need not understand this.
-                let _ = asker.answer(&Answer::Failed(failure), None).await;
+                let _ = asker.answer(Answer::Failed(failure), None).await;
                 return;
             }
         };
@@ -276,7 +296,7 @@ impl Daemon {
             Err(failure) => Answer::Failed(failure),
         };
         // An asker that went away does not need it.
-        let _ = asker.answer(&answer, None).await;
+        let _ = asker.answer(answer, None).await;
     }
 
     async fn carry_out(
@@ -296,6 +316,7 @@ impl Daemon {
                         started_at: rfc3339(self.started_at),
                         troubles: self.troubles(),
                         managed: Manager::of_process().listens(),
+                        metrics: self.metrics.served().listen,
                     },
                     sandboxes: records.iter().map(|record| self.status_of(record)).collect(),
                 })))
@@ -325,11 +346,13 @@ impl Daemon {
                 turn::ask(&self.home, &running, &message).await.map(Value::Text)
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
-            Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::SetRoute { name, route: choice, force } => {
+                route::set(self, asker, &name, choice, force).await
+            }
             Request::RotateKey { name, key } => route::rotate(self, asker, &name, &key).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
-            Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
+            Request::Rebuild { name, version, image } => rebuild::rebuild(self, &name, version, image).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,
             Request::Stop { name } => {
@@ -374,6 +397,10 @@ impl Daemon {
             Request::Refused { name } => Ok(Value::Refused(self.running(&name)?.policy.refused.list())),
             Request::Credentials => credentials::list(self),
             Request::Credential(order) => credentials::carry_out(self, order).await,
+            Request::Metrics => Ok(Value::Text(metrics::page(self))),
+            Request::ServeMetrics { listen } => metrics::serve(self, listen).await,
+            // That is what every answer goes through.
+            Request::Redact { text } => Ok(Value::Text(text)),
             Request::Shutdown => {
                 self.shutdown.notify_one();
                 Ok(Value::Nothing)
@@ -437,8 +464,7 @@ impl Daemon {
                 if word != last {
                     last = word;
                     if let Ok(record) = self.record(name) {
-                        let told =
-                            asker.answer(&Answer::Phase(Box::new(self.status_of(&record))), None).await;
+                        let told = asker.answer(Answer::Phase(Box::new(self.status_of(&record))), None).await;
                         if told.is_err() {
                             return Ok(());
                         }
@@ -556,6 +582,7 @@ impl Daemon {
         }
         self.slots().remove(name);
         create::remove_files(self, name).await?;
+        self.tally.forget(name);
         self.store.remove(name).map_err(store_failed)?;
         let (home, store) = (self.home.clone(), Arc::clone(&self.store));
         // What cannot be removed now is removed when the daemon starts.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use clawkeep_egress::{
-    Authority, DnsStub, Event, HostResolver, LivePolicy, NoCallers, Proxy, Secrets, SockDiag,
+    Authority, DnsStub, Event, HostResolver, LivePolicy, NoCallers, Proxy, Secrets, SockDiag, Verdicts,
 };
 use clawkeep_inference::LiveService;
 use clawkeep_plan::SandboxName;
@@ -30,6 +30,7 @@ pub struct Served<'a> {
     pub authority: &'a Authority,
     pub inference: LiveService,
     pub policy: LivePolicy,
+    pub verdicts: Arc<Verdicts>,
     pub secrets: Arc<dyn Secrets>,
     pub beside: Option<Beside>,
 }
@@ -38,10 +39,10 @@ impl Served<'_> {
     /// Serve until the task is aborted: everything that a sandbox of its tier has, or nothing: the error says why.
     pub fn serve(self, inside: Inside, events: mpsc::Sender<Event>) -> Result<JoinHandle<()>, String> {
         let Inside { mut listeners, mut datagrams, diagnostics, proc } = inside;
-        let Self { name, authority, inference, policy, secrets, beside } = self;
+        let Self { name, authority, inference, policy, verdicts, secrets, beside } = self;
         let proxy = |policy, callers, events| {
             Proxy::new(authority, inference, policy, callers, events)
-                .map(|proxy| proxy.with_name(name.as_str()).with_secrets(secrets))
+                .map(|proxy| proxy.with_name(name.as_str()).with_secrets(secrets).with_verdicts(verdicts))
                 .map_err(|error| error.to_string())
         };
         if let Some(Beside { port, uid }) = beside {

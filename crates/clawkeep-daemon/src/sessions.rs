@@ -79,7 +79,7 @@ pub async fn run(
         return Err(failed(clawkeep_supervisor::InitError::Confused));
     };
     let master = if extra.len() > 1 { extra.pop() } else { None };
-    let told = asker.answer(&Answer::Session { id: id.clone() }, master.as_ref().map(AsFd::as_fd)).await;
+    let told = asker.answer(Answer::Session { id: id.clone() }, master.as_ref().map(AsFd::as_fd)).await;
     drop(master);
     if told.is_err() {
         end(&client, &id).await;

@@ -31,6 +31,7 @@ impl Daemon {
             let lost = health.failed + health.dropped;
             troubles.push(format!("the journal is not written ({lost} entries lost so far): {error}"));
         }
+        troubles.extend(self.metrics.served().trouble);
         let running: Vec<_> = self.slots().values().filter_map(|slot| slot.clone().ok()).collect();
         for running in running {
             if let Some(cause) = running.inference.current().key_trouble() {

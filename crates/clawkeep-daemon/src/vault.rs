@@ -5,12 +5,14 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clawkeep_credentials::{CredentialName, Filled, Placeholder, Redactor, Refusal, Secret, Toward};
+use clawkeep_credentials::{CredentialName, Filled, Placeholder, Refusal, Secret, Toward};
 use clawkeep_egress::{Filling, Secrets};
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Credentials, SecretError, Source};
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
+
+use crate::redaction::redaction;
 
 /// The most that a credential's value may have, in bytes: servers take no longer headers.
 pub const MAX_VALUE: usize = 4096;
@@ -121,19 +123,6 @@ impl Vault {
         locked(&self.given).remove(name);
     }
 
-    /// Takes every value that is known now out of texts.
-    pub async fn redactor(&self) -> Redactor {
-        let mut known: Vec<Secret> =
-            locked(&self.given).values().filter_map(|given| given.value.clone().ok()).collect();
-        let credentials = self.credentials.clone();
-        let stored = blocking(move || {
-            let stored = |name| credentials.get(&name).ok()??.1;
-            Ok(credentials.names()?.into_iter().filter_map(stored).collect::<Vec<_>>())
-        });
-        known.extend(stored.await.unwrap_or_default());
-        Redactor::new(&known)
-    }
-
     async fn get(
         &self,
         name: &CredentialName,
@@ -146,7 +135,19 @@ impl Vault {
         }
     }
 
+    /// Its value now. Whoever gets it may send it back: from here on it is looked for in what is written down.
     async fn value(
+        &self,
+        name: &CredentialName,
+        source: Source,
+        stored: Option<Secret>,
+    ) -> Result<Secret, VaultError> {
+        let value = self.value_of(name, source, stored).await?;
+        redaction().learn([value.clone()]);
+        Ok(value)
+    }
+
+    async fn value_of(
         &self,
         name: &CredentialName,
         source: Source,

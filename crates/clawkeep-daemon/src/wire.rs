@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{Answer, Request};
 use crate::client::MAX_LINE;
+use crate::redaction::redaction;
 
 /// One asker.
 pub struct Asker(UnixStream);
@@ -60,9 +61,10 @@ impl Asker {
         Ok(received.bytes)
     }
 
-    /// One line of the answer.
-    pub async fn answer(&self, answer: &Answer, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(answer)?;
+    /// One line of the answer, without secrets.
+    pub async fn answer(&self, mut answer: Answer, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        redaction().answer(&mut answer);
+        let mut line = serde_json::to_vec(&answer)?;
         line.push(b'\n');
         let (mut sent, mut fd) = (0, fd);
         while sent < line.len() {

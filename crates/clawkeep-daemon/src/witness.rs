@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::audit::AuditLog;
 use crate::ocsf;
+use crate::redaction::redaction;
 use crate::refused::{Asked, Refused};
 
 /// As many decisions are written in one go.
@@ -34,6 +35,7 @@ impl Witness {
         let mut events = Vec::with_capacity(BATCH);
         while told.recv_many(&mut events, BATCH).await > 0 {
             let now_ms = unix_ms();
+            events.iter_mut().for_each(|event| redaction().event(event));
             let lines: String = events.iter().map(|event| ocsf::line(&self.name, now_ms, event)).collect();
             for event in events.drain(..).filter(Event::denies) {
                 let asked = Asked::of(&event);

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -126,6 +127,34 @@ impl Event {
     /// Whether it is a refusal.
     pub fn denies(&self) -> bool {
         self.action == Action::Deny
+    }
+}
+
+/// How many decisions a proxy has made: all of them, those too whose event found nobody to hear it.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    allowed: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Verdicts {
+    pub(crate) fn count(&self, action: Action) {
+        let counter = match action {
+            Action::Allow => &self.allowed,
+            Action::Deny => &self.refused,
+            Action::End => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was allowed.
+    pub fn allowed(&self) -> u64 {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
+    /// How often it was refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 

@@ -48,7 +48,7 @@ pub use budget::Budget;
 pub use caller::SockDiag;
 pub use callers::{Callers, NoCallers};
 pub use dns::DnsStub;
-pub use event::{Action, End, Event, MAX_TEXT, Reason};
+pub use event::{Action, End, Event, MAX_TEXT, Reason, Verdicts};
 pub use live::LivePolicy;
 pub use proxy::{Limits, Proxy};
 pub use resolver::{HostResolver, Resolver, Resolving};

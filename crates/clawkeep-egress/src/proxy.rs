@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::authority::{Authority, AuthorityError};
 use crate::callers::Callers;
 use crate::connection::{close_gently, refused_event, serve};
-use crate::event::Event;
+use crate::event::{Event, Verdicts};
 use crate::leaves::Leaves;
 use crate::live::LivePolicy;
 use crate::outside::Outside;
@@ -63,11 +63,13 @@ pub(crate) struct Shared {
     /// Whom alone it serves, by uid.
     only_for: Option<u32>,
     events: mpsc::Sender<Event>,
+    verdicts: Arc<Verdicts>,
 }
 
 impl Shared {
     /// Never waits: a sandbox that floods its proxy loses records, it does not stop it.
     pub(crate) fn tell(&self, event: Event) {
+        self.verdicts.count(event.action);
         let _ = self.events.try_send(event);
     }
 }
@@ -98,6 +100,7 @@ impl Proxy {
             name: "NAME".into(),
             only_for: None,
             events,
+            verdicts: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -130,6 +133,12 @@ impl Proxy {
     #[must_use]
     pub fn with_secrets(self, secrets: Arc<dyn Secrets>) -> Self {
         self.with(|shared| shared.secrets = secrets)
+    }
+
+    /// The same, counting its decisions here.
+    #[must_use]
+    pub fn with_verdicts(self, verdicts: Arc<Verdicts>) -> Self {
+        self.with(|shared| shared.verdicts = verdicts)
     }
 
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {

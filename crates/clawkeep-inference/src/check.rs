@@ -108,7 +108,8 @@ impl Probe<'_> {
             // Not every provider has a list; the turn will tell.
             return Ok(None);
         };
-        Ok(Some(list.iter().filter_map(|model| model["id"].as_str()).map(|id| printable(id, 128)).collect()))
+        let names = list.iter().filter_map(|model| model["id"].as_str());
+        Ok(Some(names.map(|id| printable(&self.clean(id), 128)).collect()))
     }
 
     async fn turn(&self, listed: Option<&[String]>, limit: Duration) -> Result<(), RouteProblem> {
@@ -189,6 +190,11 @@ impl Probe<'_> {
         })?
     }
 
+    /// What the provider says, without the key.
+    fn clean(&self, text: &str) -> String {
+        self.service.secret.as_ref().map_or_else(|| text.to_owned(), |secret| secret.redact(text))
+    }
+
     fn problem_of(&self, status: StatusCode, body: &[u8]) -> RouteProblem {
         let address = self.upstream.address();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
@@ -197,10 +203,7 @@ impl Probe<'_> {
         }
         let said: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let text = said["error"]["message"].as_str().or(said["error"].as_str()).or(said["message"].as_str());
-        let text = text.map_or_else(String::new, |text| match &self.service.secret {
-            Some(secret) => secret.redact(text),
-            None => text.to_owned(),
-        });
+        let text = text.map_or_else(String::new, |text| self.clean(text));
         RouteProblem::UpstreamStatus { address, status: status.as_u16(), message: printable(&text, 200) }
     }
 }

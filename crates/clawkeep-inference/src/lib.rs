@@ -19,6 +19,7 @@ mod forward;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hide;
+mod histogram;
 mod limit;
 mod meter;
 mod pool;
@@ -34,8 +35,9 @@ pub use body::{BoxBody, BoxError};
 pub use breaker::BreakerState;
 pub use canary::{CANARY_ANSWER, CANARY_MODEL};
 pub use check::RouteReport;
+pub use histogram::{BOUNDS, Histogram};
 pub use limit::Limits;
-pub use meter::{Counts, RouteSeen, Seen};
+pub use meter::{Counted, Counts, Kept, Meter, RouteSeen, Seen};
 pub use problem::RouteProblem;
 pub use provider::{Api, Provider, ProviderError};
 pub use route::{AuthScheme, MAX_FALLBACKS, Route, RouteError};

@@ -1,15 +1,20 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use crate::BreakerState;
 use crate::problem::printable;
 use crate::usage::Reader;
+use crate::{BreakerState, Histogram};
 
 /// How many models are counted apart. An agent can name any number of them.
 const MAX_MODELS: usize = 16;
+
+/// How many causes of failures are counted apart for a model. A provider can invent statuses.
+const MAX_CAUSES: usize = 24;
 
 /// Under which name the others are counted together.
 const OTHERS: &str = "(others)";
@@ -17,9 +22,12 @@ const OTHERS: &str = "(others)";
 /// How many of the last times a median is taken of.
 const RECENT: usize = 64;
 
-/// What a route has done since the daemon serves it.
+/// What a route has done so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
+    /// Since when it is counted, Unix time in milliseconds.
+    #[serde(default)]
+    pub since_ms: u64,
     /// Requests that are with a provider now.
     pub running: usize,
     /// All models together.
@@ -53,15 +61,48 @@ pub struct Counts {
     pub tokens_out: u64,
     /// From the request to the first event of a stream, in ms: the median of the last 64 streams.
     pub first_token_ms: Option<f64>,
+    /// The same of all streams: what 99 in 100 did not exceed, guessed by the histogram.
+    #[serde(default)]
+    pub first_token_p99_ms: Option<f64>,
     /// Between the events of a stream, in ms: the median of the last 64 streams' means.
     pub between_tokens_ms: Option<f64>,
+    /// The same of all events of all streams: what 99 in 100 did not exceed, guessed by the histogram.
+    #[serde(default)]
+    pub between_tokens_p99_ms: Option<f64>,
     /// Failures by cause, of every route that was tried.
     pub errors: BTreeMap<String, u64>,
 }
 
+/// What is kept of a meter over the end of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Since when it is counted, Unix time in milliseconds.
+    pub since_ms: u64,
+    /// Each model on its own.
+    pub models: BTreeMap<String, Counted>,
+}
+
+/// What is kept of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// As in [`Counts`].
+    pub turns: u64,
+    /// As in [`Counts`].
+    pub tokens_in: u64,
+    /// As in [`Counts`].
+    pub tokens_out: u64,
+    /// As in [`Counts`].
+    pub errors: BTreeMap<String, u64>,
+    /// From the request to the first event of a stream, of each stream.
+    pub first_token: Histogram,
+    /// Between the events of a stream, of each pair of them.
+    pub between_tokens: Histogram,
+}
+
 #[derive(Debug, Default)]
 struct Model {
-    counts: Counts,
+    counted: Counted,
     first: Recent,
     between: Recent,
 }
@@ -84,55 +125,121 @@ impl Recent {
     }
 }
 
-impl Model {
-    fn counts(&self) -> Counts {
-        Counts {
-            first_token_ms: Recent::median_ms(std::iter::once(&self.first)),
-            between_tokens_ms: Recent::median_ms(std::iter::once(&self.between)),
-            ..self.counts.clone()
+impl Counted {
+    fn merge(&mut self, other: &Self) {
+        self.turns = self.turns.saturating_add(other.turns);
+        self.tokens_in = self.tokens_in.saturating_add(other.tokens_in);
+        self.tokens_out = self.tokens_out.saturating_add(other.tokens_out);
+        for (cause, count) in &other.errors {
+            let sum = self.errors.entry(cause.clone()).or_default();
+            *sum = sum.saturating_add(*count);
         }
+        self.first_token.merge(&other.first_token);
+        self.between_tokens.merge(&other.between_tokens);
+    }
+
+    fn failed(&mut self, cause: &str) {
+        let known = self.errors.contains_key(cause) || self.errors.len() < MAX_CAUSES;
+        *self.errors.entry(if known { cause } else { OTHERS }.to_owned()).or_default() += 1;
     }
 }
 
-/// Counts for one sandbox. Cloning gives another handle to the same counters.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Meter(Arc<Mutex<BTreeMap<String, Model>>>);
+/// The counts of these models together.
+fn counts<'a>(models: impl Iterator<Item = &'a Model> + Clone) -> Counts {
+    let mut all = Counted::default();
+    models.clone().for_each(|model| all.merge(&model.counted));
+    Counts {
+        turns: all.turns,
+        tokens_in: all.tokens_in,
+        tokens_out: all.tokens_out,
+        first_token_ms: Recent::median_ms(models.clone().map(|model| &model.first)),
+        first_token_p99_ms: all.first_token.quantile_ms(0.99),
+        between_tokens_ms: Recent::median_ms(models.map(|model| &model.between)),
+        between_tokens_p99_ms: all.between_tokens.quantile_ms(0.99),
+        errors: all.errors,
+    }
+}
+
+/// Counts what passes over the route of one sandbox. Cloning gives another handle to the same counters.
+#[derive(Debug, Clone)]
+pub struct Meter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    since_ms: u64,
+    models: Mutex<BTreeMap<String, Model>>,
+    /// Something was counted since it was last taken down.
+    changed: AtomicBool,
+    changes: Arc<Notify>,
+    name: fn(&str) -> String,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new(None, Arc::default(), str::to_owned)
+    }
+}
 
 impl Meter {
+    /// One that goes on from what was kept, if there is any, and wakes `changes` when it has counted something.
+    /// `name` gives the name under which a model is counted: an agent names models as it likes, after a secret too.
+    pub fn new(kept: Option<Kept>, changes: Arc<Notify>, name: fn(&str) -> String) -> Self {
+        let kept = kept.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Kept { since_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..Kept::default() }
+        });
+        let models = kept.models.into_iter().take(MAX_MODELS + 1);
+        let models = models.map(|(name, counted)| (name, Model { counted, ..Model::default() })).collect();
+        let changed = AtomicBool::new(false);
+        let (since_ms, models) = (kept.since_ms, Mutex::new(models));
+        Self(Arc::new(Shared { since_ms, models, changed, changes, name }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with(&self, model: &str, count: impl FnOnce(&mut Model)) {
+        let mut name = (self.0.name)(&printable(model, 128));
         let mut models = self.lock();
-        let mut name = printable(model, 128);
         if !models.contains_key(&name) && models.len() >= MAX_MODELS {
             OTHERS.clone_into(&mut name);
         }
         count(models.entry(name).or_default());
+        drop(models);
+        self.0.changed.store(true, Ordering::Release);
+        self.0.changes.notify_one();
     }
 
     /// A failure.
     pub(crate) fn failed(&self, model: &str, cause: &str) {
-        self.with(model, |found| *found.counts.errors.entry(cause.to_owned()).or_default() += 1);
+        self.with(model, |found| found.counted.failed(cause));
     }
 
     /// What was counted so far.
+    pub fn kept(&self) -> Kept {
+        let models = self.lock();
+        let models = models.iter().map(|(name, model)| (name.clone(), model.counted.clone())).collect();
+        Kept { since_ms: self.0.since_ms, models }
+    }
+
+    /// The same if something was counted since the last time.
+    pub fn take_changes(&self) -> Option<Kept> {
+        self.0.changed.swap(false, Ordering::AcqRel).then(|| self.kept())
+    }
+
+    /// What was taken down last is not kept: it is to be taken again.
+    pub fn put_back(&self) {
+        self.0.changed.store(true, Ordering::Release);
+    }
+
+    /// What was counted so far, for people.
     pub(crate) fn seen(&self, running: usize, routes: Vec<RouteSeen>) -> Seen {
         let models = self.lock();
-        let mut total = Counts::default();
-        for Model { counts, .. } in models.values() {
-            total.turns += counts.turns;
-            total.tokens_in = total.tokens_in.saturating_add(counts.tokens_in);
-            total.tokens_out = total.tokens_out.saturating_add(counts.tokens_out);
-            for (cause, count) in &counts.errors {
-                *total.errors.entry(cause.clone()).or_default() += count;
-            }
-        }
-        total.first_token_ms = Recent::median_ms(models.values().map(|model| &model.first));
-        total.between_tokens_ms = Recent::median_ms(models.values().map(|model| &model.between));
-        let models = models.iter().map(|(name, model)| (name.clone(), model.counts())).collect();
-        Seen { running, total, models, routes }
+        let total = counts(models.values());
+        let each = |(name, model): (&String, &Model)| (name.clone(), counts(std::iter::once(model)));
+        let models = models.iter().map(each).collect();
+        Seen { since_ms: self.0.since_ms, running, total, models, routes }
     }
 }
 
@@ -144,7 +251,9 @@ pub(crate) struct Turn {
     reader: Reader,
     asked: Instant,
     first: Option<Instant>,
+    /// When the last event came.
     last: Instant,
+    between: Histogram,
     end: Option<End>,
 }
 
@@ -161,14 +270,26 @@ pub(crate) enum End {
 impl Turn {
     pub(crate) fn new(meter: Meter, model: String, content_type: &[u8], asked: Instant) -> Self {
         let reader = Reader::new(content_type);
-        Self { meter, model, reader, asked, first: None, last: asked, end: None }
+        let between = Histogram::default();
+        Self { meter, model, reader, asked, first: None, last: asked, between, end: None }
     }
 
     /// A piece of the answer passes.
     pub(crate) fn passes(&mut self, bytes: &[u8]) {
-        self.last = Instant::now();
-        self.first.get_or_insert(self.last);
+        let (now, before) = (Instant::now(), self.reader.events());
+        self.first.get_or_insert(now);
         self.reader.read(bytes);
+        let events = self.reader.events() - before;
+        if events == 0 {
+            return;
+        }
+        // Several that came in one piece share the time since the one before; the first has none before it.
+        let gaps = if before == 0 { events - 1 } else { events };
+        if let (Ok(count), false) = (u32::try_from(events), gaps == 0) {
+            let since = if before == 0 { Duration::ZERO } else { (now - self.last) / count };
+            self.between.add(since, gaps);
+        }
+        self.last = now;
     }
 
     pub(crate) fn ends(&mut self, end: End) {
@@ -192,10 +313,13 @@ impl Drop for Turn {
         let whole = self.end == Some(End::Whole) && cause.is_none();
         let (usage, events) = (self.reader.usage(), self.reader.events());
         self.meter.with(&self.model, |model| {
-            model.counts.turns += u64::from(whole);
-            model.counts.tokens_in = model.counts.tokens_in.saturating_add(usage.input);
-            model.counts.tokens_out = model.counts.tokens_out.saturating_add(usage.output);
+            let counted = &mut model.counted;
+            counted.turns += u64::from(whole);
+            counted.tokens_in = counted.tokens_in.saturating_add(usage.input);
+            counted.tokens_out = counted.tokens_out.saturating_add(usage.output);
             let Some(first) = self.first.filter(|_| self.reader.is_stream()) else { return };
+            counted.first_token.add(first - self.asked, 1);
+            counted.between_tokens.merge(&self.between);
             model.first.add(first - self.asked);
             if let Ok(gaps @ 1..) = u32::try_from(events.saturating_sub(1)) {
                 model.between.add((self.last - first) / gaps);
@@ -240,5 +364,36 @@ mod tests {
         let counts = meter.seen(0, Vec::new()).total;
         assert_eq!((counts.turns, counts.errors["cut"]), (0, 1));
         assert!(counts.first_token_ms.is_some() && counts.between_tokens_ms.is_some());
+        assert!(counts.first_token_p99_ms.is_some() && counts.between_tokens_p99_ms.is_some());
+        let kept = meter.kept().models["m"].clone();
+        assert_eq!((kept.first_token.count(), kept.between_tokens.count()), (1, 2));
+    }
+
+    #[test]
+    fn what_was_kept_goes_on_and_what_was_counted_is_told_once() {
+        let changes = Arc::new(Notify::new());
+        let meter = Meter::new(None, Arc::clone(&changes), |name| name.replace("key", "?"));
+        meter.failed("my key", "dns");
+        assert!(meter.take_changes().unwrap().models.contains_key("my ?"));
+        assert!(meter.kept().since_ms > 1_600_000_000_000 && meter.take_changes().is_none());
+        for status in 0..2 * MAX_CAUSES {
+            meter.failed("m", &format!("status_{status}"));
+        }
+        let kept = meter.take_changes().unwrap();
+        assert!(meter.take_changes().is_none());
+        meter.put_back();
+        assert_eq!(meter.take_changes().as_ref(), Some(&kept));
+        assert_eq!((kept.models["m"].errors.len(), kept.models["m"].errors[OTHERS]), (25, 24));
+
+        let json = serde_json::to_string(&kept).unwrap();
+        let next = Meter::new(serde_json::from_str(&json).unwrap(), changes, str::to_owned);
+        next.failed("m", "status_0");
+        let seen = next.seen(0, Vec::new());
+        assert_eq!((seen.since_ms, seen.total.errors["status_0"]), (kept.since_ms, 2));
+        // Whatever a file says, no more models than there may be.
+        let many = (0..99).map(|index| (format!("m{index}"), Counted::default())).collect();
+        let full = Meter::new(Some(Kept { since_ms: 1, models: many }), Arc::default(), str::to_owned);
+        full.failed("another", "dns");
+        assert!(full.kept().models.len() <= MAX_MODELS + 2);
     }
 }

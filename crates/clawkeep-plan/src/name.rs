@@ -23,6 +23,7 @@ pub const RESERVED_NAMES: &[&str] = &[
     "init",
     "list",
     "logs",
+    "metrics",
     "onboard",
     "policy",
     "pod",

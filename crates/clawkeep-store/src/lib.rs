@@ -44,4 +44,4 @@ pub use snapshots::{
 pub use store::{Opened, SCHEMA, Store};
 pub use time::unix_ms;
 pub use tree::remove_tree;
-pub use writer::{JournalHealth, JournalWriter, Notice};
+pub use writer::{Filter, JournalHealth, JournalWriter, Notice};

@@ -32,6 +32,9 @@ pub struct JournalHealth {
 /// Hears, once each, that the disk does not take entries any more, and that it does again.
 pub type Notice = Box<dyn Fn(&str) + Send>;
 
+/// Takes out of an entry, before it is written, what must not be in it. Runs on the journal's own thread.
+pub type Filter = Box<dyn Fn(&mut Entry) + Send>;
+
 #[derive(Debug)]
 struct Shared {
     capacity: usize,
@@ -60,19 +63,24 @@ impl JournalWriter {
     /// # Errors
     /// When no thread can be started.
     pub fn start(store: Arc<Store>, capacity: usize) -> std::io::Result<Self> {
-        Self::start_with(store, capacity, Box::new(|_| ()))
+        Self::start_with(store, capacity, Box::new(|_| ()), Box::new(|_| ()))
     }
 
-    /// The same, with somebody to tell when entries are lost.
+    /// The same, with somebody to tell when entries are lost, and with a filter for all that is written.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start_with(store: Arc<Store>, capacity: usize, notice: Notice) -> std::io::Result<Self> {
+    pub fn start_with(
+        store: Arc<Store>,
+        capacity: usize,
+        notice: Notice,
+        filter: Filter,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { capacity, state: Mutex::default(), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || run(&store, &theirs, &notice))?;
+            .spawn(move || run(&store, &theirs, &notice, &filter))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -120,7 +128,7 @@ impl Drop for JournalWriter {
     }
 }
 
-fn run(store: &Store, shared: &Shared, notice: &Notice) {
+fn run(store: &Store, shared: &Shared, notice: &Notice, filter: &Filter) {
     let mut lost = 0;
     let mut state = shared.lock();
     loop {
@@ -132,8 +140,9 @@ fn run(store: &Store, shared: &Shared, notice: &Notice) {
             continue;
         }
         let count = state.queue.len().min(BATCH);
-        let batch: Vec<Entry> = state.queue.drain(..count).collect();
+        let mut batch: Vec<Entry> = state.queue.drain(..count).collect();
         drop(state);
+        batch.iter_mut().for_each(filter);
         let result = store.append_all(&batch);
         state = shared.lock();
         let count = batch.len() as u64;

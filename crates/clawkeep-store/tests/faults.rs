@@ -295,7 +295,7 @@ fn a_full_disk_refuses_and_recovers() {
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);
     let tell = Box::new(move |text: &str| tell.lock().unwrap().push(text.to_owned()));
-    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell).unwrap();
+    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell, Box::new(|_| ())).unwrap();
     writer.record(entry("box"));
     assert!(writer.flush(SOON));
 
@@ -342,7 +342,7 @@ fn a_full_disk_refuses_and_recovers() {
     told.lock().unwrap().clear();
     let tell = Arc::clone(&told);
     let tell = Box::new(move |text: &str| tell.lock().unwrap().push(text.to_owned()));
-    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell).unwrap();
+    let writer = JournalWriter::start_with(Arc::clone(&store), 1_000, tell, Box::new(|_| ())).unwrap();
     for _ in 0..900 {
         writer.record(entry("box"));
     }

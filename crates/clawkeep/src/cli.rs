@@ -2,7 +2,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, completion, connect, credentials, destroy, doctor, drill, events, exec, gateway, inference, list,
-    logs, onboard, policy, rebuild, recover, service, status, why,
+    logs, metrics, onboard, policy, rebuild, recover, service, status, why,
 };
 
 /// Keeps always-on AI agents running in locked-down sandboxes that heal themselves.
@@ -76,6 +76,8 @@ pub enum Command {
     Agent(agent::Options),
     /// Look at this host and prove that sandboxes can be made here; exits 1 when they cannot
     Doctor(doctor::Options),
+    /// Print figures for Prometheus, or serve them on the loopback
+    Metrics(metrics::Options),
     /// The daemon as a service that starts at boot
     Service(service::Options),
     /// Print a completion script for a shell

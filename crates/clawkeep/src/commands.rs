@@ -14,6 +14,7 @@ pub mod inference;
 mod journal;
 pub mod list;
 pub mod logs;
+pub mod metrics;
 pub mod onboard;
 pub mod policy;
 pub mod rebuild;
@@ -73,6 +74,7 @@ pub fn run(command: Command, env: Env) -> Outcome {
         Command::Drill(options) => drill::run(&host, &options),
         Command::Agent(options) => agent::run(&host, &options),
         Command::Doctor(options) => doctor::run(&host, &options),
+        Command::Metrics(options) => metrics::run(&host, &options),
         Command::Service(options) => service::run(&host, &options),
         Command::Completion(_) | Command::Version => Ok(0),
     }

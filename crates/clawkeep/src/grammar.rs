@@ -43,7 +43,7 @@ const OF_NONE_AND_TWO_WORDS: &[(&str, &[&str])] = &[
 
 /// Commands about none.
 const OF_NONE: &[&str] =
-    &["completion", "credentials", "doctor", "help", "list", "onboard", "service", "version"];
+    &["completion", "credentials", "doctor", "help", "list", "metrics", "onboard", "service", "version"];
 
 /// Commands of the outside contract that this version does not have, and what does the job meanwhile.
 const NOT_YET: &[(&str, &str)] = &[

@@ -131,6 +131,9 @@ pub fn all(status: &Status, root: &Path) -> String {
     let daemon = &status.daemon;
     text +=
         &clean(&format!("\ndaemon {}, pid {}, since {}\n", daemon.version, daemon.pid, daemon.started_at));
+    if let Some(listen) = &daemon.metrics {
+        text += &line("metrics", &format!("http://{listen}/metrics"));
+    }
     for trouble in &daemon.troubles {
         text += &line("degraded", trouble);
     }
@@ -147,9 +150,19 @@ fn line(key: &str, value: &str) -> String {
     text
 }
 
-/// `42 turns, 12k tokens in, 3k out, first token 0.4 s, 2 errors (timeout)`; nothing of a route that was not used.
+/// `42 turns, 12k tokens in, 3k out, first token 0.4 s, then one in 12 ms (99% in 25), 2 errors (timeout), since
+/// 2026-11-25 05:41:25`; nothing of a route that was not used.
 fn inference(seen: &Seen) -> Option<String> {
-    let Counts { turns, tokens_in, tokens_out, first_token_ms, errors, .. } = &seen.total;
+    let Counts {
+        turns,
+        tokens_in,
+        tokens_out,
+        first_token_ms,
+        between_tokens_ms,
+        between_tokens_p99_ms,
+        errors,
+        ..
+    } = &seen.total;
     let failures: u64 = errors.values().sum();
     if *turns == 0 && failures == 0 {
         return None;
@@ -162,10 +175,15 @@ fn inference(seen: &Seen) -> Option<String> {
     if let Some(ms) = first_token_ms {
         text += &format!(", first token {:.1} s", ms / 1000.0);
     }
+    if let (Some(median), Some(most)) = (between_tokens_ms, between_tokens_p99_ms) {
+        text += &format!(", then one in {median:.0} ms (99% in {most:.0})");
+    }
     if failures > 0 {
         let causes = errors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         text += &format!(", {failures} error{} ({causes})", s(failures));
     }
+    let since = story::clock(seen.since_ms);
+    text += &format!(", since {}", since.split('.').next().unwrap_or(&since));
     for route in seen.routes.iter().filter(|route| route.breaker != BreakerState::Closed) {
         text += &format!("\n{} {} is not asked for now", route.provider, route.model);
     }
@@ -333,6 +351,7 @@ pub mod tests {
                 name: "openclaw".into(),
                 version: "2026.9.6".into(),
                 runtime: "node 24.21.0".into(),
+                config: None,
             },
             system: "this host's /usr".into(),
             mounts: vec!["/srv/data at /data, read-only".into()],
@@ -465,6 +484,7 @@ pub mod tests {
             started_at: "2026-11-24T06:59:59Z".into(),
             troubles: vec!["no space left for /h: nothing can be changed".into()],
             managed: false,
+            metrics: None,
         };
         let status = Status { schema: 1, daemon, sandboxes: vec![ready("my-assistant"), held("other")] };
         insta::assert_snapshot!(all(&status, Path::new("/h")), @r#"
@@ -493,17 +513,20 @@ pub mod tests {
         seen.total.turns = 42;
         seen.total.tokens_in = 12_345;
         seen.total.tokens_out = 3_210_000;
+        seen.since_ms = 1_795_000_000_000;
         seen.total.first_token_ms = Some(412.7);
+        seen.total.between_tokens_ms = Some(12.2);
+        seen.total.between_tokens_p99_ms = Some(25.0);
         seen.total.errors = [("timeout".to_owned(), 2), ("cut".to_owned(), 1)].into();
         let route = |breaker| RouteSeen { provider: "ollama".into(), model: "m".into(), breaker };
         seen.routes = vec![route(BreakerState::Open), route(BreakerState::Closed)];
         insta::assert_snapshot!(line("inference", &inference(&seen).unwrap()), @r#"
-          inference  42 turns, 12k tokens in, 3.2M out, first token 0.4 s, 3 errors (cut, timeout)
+          inference  42 turns, 12k tokens in, 3.2M out, first token 0.4 s, then one in 12 ms (99% in 25), 3 errors (cut, timeout), since 2026-11-18 11:06:40
                      ollama m is not asked for now
         "#);
         seen.total = Counts { turns: 1, ..Counts::default() };
         seen.routes.clear();
-        assert_eq!(inference(&seen).unwrap(), "1 turn");
+        assert_eq!(inference(&seen).unwrap(), "1 turn, since 2026-11-18 11:06:40");
     }
 
     #[test]

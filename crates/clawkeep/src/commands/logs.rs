@@ -1,9 +1,9 @@
 //! The log is read from its file, so it can be read when everything else is down.
 
 mod read;
+mod redact;
 mod since;
 
-use std::io::Write;
 use std::time::Duration;
 
 use clawkeep_plan::SandboxName;
@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::output;
 use crate::problem::{Outcome, Problem};
 use read::Follower;
+use redact::Cleaner;
 
 /// What `logs` takes.
 #[derive(Debug, clap::Args)]
@@ -49,17 +50,21 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         text.drain(..tail_start(&text, lines));
     }
     let person = output::is_terminal();
+    let cleaner = Cleaner::new(host);
     let mut open_line = Vec::new();
-    show(&text, person, &mut open_line);
+    show(&text, person, &cleaner, &mut open_line);
     if options.follow {
         loop {
             // A signal ends us by itself.
             let _ = rustix::event::poll(&mut [], Some(&LOOK));
-            show(&log.more().map_err(unreadable)?, person, &mut open_line);
+            show(&log.more().map_err(unreadable)?, person, &cleaner, &mut open_line);
         }
     }
-    if !open_line.is_empty() {
-        output::print(&(output::clean(&String::from_utf8_lossy(&open_line)) + "\n"));
+    let rest = cleaner.lines(&open_line);
+    match person {
+        _ if rest.is_empty() => {}
+        true => output::print(&(output::clean(&String::from_utf8_lossy(&rest)) + "\n")),
+        false => output::write(&rest),
     }
     Ok(0)
 }
@@ -97,9 +102,9 @@ fn tail_start(text: &[u8], lines: usize) -> usize {
 }
 
 /// The last lines of a sandbox's log, cleaned, for an error message; empty where there are none.
-pub fn last_lines(root: &std::path::Path, name: &SandboxName, lines: usize) -> String {
-    let text = Follower::new(path(root, name)).more().unwrap_or_default();
-    let text = &text[tail_start(&text, lines)..];
+pub fn last_lines(host: &Host, name: &SandboxName, lines: usize) -> String {
+    let text = Follower::new(path(host.root(), name)).more().unwrap_or_default();
+    let text = Cleaner::new(host).lines(&text[tail_start(&text, lines)..]);
     let text = &text[text.len().saturating_sub(4096)..];
     output::clean(&String::from_utf8_lossy(text)).trim_end().to_owned()
 }
@@ -111,19 +116,22 @@ fn path(root: &std::path::Path, name: &SandboxName) -> std::path::PathBuf {
 /// Longest unfinished line that is kept back for its end, in bytes.
 const MAX_OPEN: usize = 64 * 1024;
 
-/// What an agent logs may be written to trick the reader's terminal: a person gets text, and whole lines of it,
-/// so that no sequence comes in two halves. A program gets the bytes.
-fn show(bytes: &[u8], person: bool, open_line: &mut Vec<u8>) {
-    if !person {
-        output::write(bytes);
-        return;
-    }
+/// Whole lines, so that no secret and no sequence comes in two halves. What an agent logs may be written to trick
+/// the reader's terminal: a person gets text. A program gets the bytes.
+fn show(bytes: &[u8], person: bool, cleaner: &Cleaner<'_>, open_line: &mut Vec<u8>) {
     open_line.extend(bytes);
     let whole = open_line.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let whole = if open_line.len() - whole > MAX_OPEN { open_line.len() } else { whole };
     let lines: Vec<u8> = open_line.drain(..whole).collect();
-    output::print(&output::clean(&String::from_utf8_lossy(&lines)));
-    let _ = std::io::stdout().flush();
+    if lines.is_empty() {
+        return;
+    }
+    let lines = cleaner.lines(&lines);
+    if person {
+        output::print(&output::clean(&String::from_utf8_lossy(&lines)));
+    } else {
+        output::write(&lines);
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use clawkeep_daemon::api::{AgentChoice, Answer, Create, Rehearsal, Request, SandboxStatus, Value};
-use clawkeep_plan::{Digest, SandboxName};
+use clawkeep_daemon::api::{
+    AgentChoice, Answer, Create, ImageChoice, Rehearsal, Request, SandboxStatus, Value,
+};
+use clawkeep_plan::SandboxName;
 
 use super::report::Report;
 use super::settings::Settings;
@@ -19,7 +21,7 @@ use crate::view;
 pub fn run(
     host: &Host,
     settings: &Settings,
-    (agent, image): (AgentChoice, Option<Digest>),
+    (agent, image): (AgentChoice, Option<ImageChoice>),
     report: &mut Report,
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
@@ -38,7 +40,7 @@ pub fn run(
 fn create(
     host: &Host,
     settings: &Settings,
-    (agent, image): (AgentChoice, Option<Digest>),
+    (agent, image): (AgentChoice, Option<ImageChoice>),
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
     let create = Create {
@@ -122,7 +124,7 @@ fn gateway_line(status: &SandboxStatus, waited_ms: u64) -> String {
 
 /// The failure with the last words of the gateway, which go away with the sandbox.
 fn with_log(host: &Host, name: &SandboxName, mut problem: Problem) -> Problem {
-    let lines = logs::last_lines(host.root(), name, 8);
+    let lines = logs::last_lines(host, name, 8);
     if !lines.is_empty() {
         problem.failure.message = format!("{}; its log ends with:\n{lines}\n", problem.failure.message);
     }
