@@ -32,7 +32,7 @@ bench-egress:
 
 # What the model route adds to the first byte and to each event.
 bench-inference:
-    cargo bench -p clawkeep --bench inference
+    cargo bench -p clawkeep-egress --bench inference
 
 # A real language model of 135 million parameters on this host's loopback, by OpenAI's API: fetched once, then served.
 model port="8081":

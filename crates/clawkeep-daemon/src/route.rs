@@ -143,9 +143,14 @@ pub async fn set(
         Ok(()) => change.put_to_use(service).await.map_err(|failure| change.give_up(failure)),
         Err(failure) => Err(change.put_back(failure)),
     };
-    // One that cannot be forgotten is done once more by the next daemon, to the same end.
     let forgotten = forget(daemon, name);
-    let restarts = done?;
+    let restarts = done.map_err(|mut why| {
+        if let Err(failure) = &forgotten {
+            why.message += &format!("; and the next daemon will try it once more: {failure}");
+        }
+        why
+    })?;
+    // One that is done once more by the next daemon comes to the same end.
     forgotten?;
     let mut sandbox = found;
     sandbox.route = daemon.status_of(&change.new).route;
