@@ -166,6 +166,20 @@ fn routes(page: &mut Page, all: &[Facts]) {
             }
         }
     }
+    let proven = |facts: &Facts| facts.status.proof.clone();
+    let mut family = page.family(
+        "clawkeep_inference_route_proven",
+        Kind::Gauge,
+        "Whether the last proof from inside the sandbox came through to the provider.",
+    );
+    for (facts, proof) in all.iter().filter_map(|facts| Some((facts, proven(facts)?))) {
+        family.sample(&[("sandbox", &facts.name)], u8::from(proof.state == "proven"));
+    }
+    let mut family =
+        page.family("clawkeep_inference_route_proof_age_seconds", Kind::Gauge, "How long ago that was.");
+    for (facts, proof) in all.iter().filter_map(|facts| Some((facts, proven(facts)?))) {
+        family.sample(&[("sandbox", &facts.name)], proof.age_ms as f64 / 1e3);
+    }
     let mut family =
         page.family("clawkeep_inference_turns_total", Kind::Counter, "Answers of the model that came whole.");
     for (sandbox, model, counted) in models(all) {

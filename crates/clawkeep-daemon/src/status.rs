@@ -139,6 +139,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
             route_status,
         ),
         inference: running.as_ref().ok().map(|running| running.inference.current().seen()),
+        proof: running.as_ref().ok().and_then(|running| running.prover.told()),
         egress: running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status()),
         dashboard_port: record.dashboard_port,
         dashboard_url: record

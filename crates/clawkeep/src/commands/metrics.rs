@@ -10,12 +10,10 @@ use crate::problem::{Outcome, Problem};
 
 /// What `metrics` takes.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "For the collector of text files of node_exporter, without a port:\n  \
+#[command(after_help = "For the collector of text files of node_exporter, without a port:\n  \
     clawkeep metrics > /PLACE/clawkeep.new && mv /PLACE/clawkeep.new /PLACE/clawkeep.prom\n\
     What is served over HTTP can be read by every user of this machine. It has names of sandboxes, providers and\n\
-    models in it, and no secrets."
-)]
+    models in it, and no secrets.")]
 pub struct Options {
     /// Serve them over HTTP from now on, at this address of the loopback, as /metrics; the daemon remembers it
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "off")]
