@@ -5,7 +5,7 @@ mod listen;
 
 use std::collections::BTreeMap;
 
-use clawkeep_inference::{BreakerState, Counted, Histogram};
+use clawkeep_inference::{BreakerState, Counted};
 
 use crate::api::SandboxStatus;
 use crate::server::Daemon;
@@ -205,21 +205,21 @@ fn routes(page: &mut Page, all: &[Facts]) {
             family.sample(&[("sandbox", sandbox), ("model", model), ("cause", cause)], count);
         }
     }
-    let histograms: [(_, _, fn(&Counted) -> &Histogram); 2] = [
-        (
-            "clawkeep_inference_first_token_seconds",
-            "From the request to the first piece of a stream.",
-            |counted| &counted.first_token,
-        ),
-        ("clawkeep_inference_between_tokens_seconds", "Between the events of a stream.", |counted| {
-            &counted.between_tokens
-        }),
-    ];
-    for (name, help, histogram) in histograms {
-        let mut family = page.family(name, Kind::Histogram, help);
-        for (sandbox, model, counted) in models(all) {
-            family.histogram(&[("sandbox", sandbox), ("model", model)], histogram(counted));
-        }
+    let mut family = page.family(
+        "clawkeep_inference_first_token_seconds",
+        Kind::Histogram,
+        "From the request to the first piece of a stream.",
+    );
+    for (sandbox, model, counted) in models(all) {
+        family.histogram(&[("sandbox", sandbox), ("model", model)], &counted.first_token);
+    }
+    let mut family = page.family(
+        "clawkeep_inference_between_tokens_seconds",
+        Kind::Histogram,
+        "Between the events of a stream.",
+    );
+    for (sandbox, model, counted) in models(all) {
+        family.histogram(&[("sandbox", sandbox), ("model", model)], &counted.between_tokens);
     }
 }
 

@@ -176,7 +176,8 @@ fn inference(seen: &Seen) -> Option<String> {
         text += &format!(", first token {:.1} s", ms / 1000.0);
     }
     if let (Some(median), Some(most)) = (between_tokens_ms, between_tokens_p99_ms) {
-        text += &format!(", then one in {median:.0} ms (99% in {most:.0})");
+        let short = |ms: f64| if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+        text += &format!(", then one in {} ms (99% in {})", short(*median), short(*most));
     }
     if failures > 0 {
         let causes = errors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
