@@ -225,7 +225,7 @@ impl Sandbox {
             }
         }
         let home = open_dir(&blueprint.home).map_err(io("open the home"))?;
-        let inside = Inside { listeners, datagrams, diagnostics, proc };
+        let inside = Inside { listeners, datagrams, diagnostics, proc, root: twin(&root)? };
         let dirs = [root, guards, tmp, home];
         Ok(Reached { client, events, watcher, inside, publisher, dirs, children, spec })
     }
