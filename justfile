@@ -32,11 +32,20 @@ bench-egress:
 
 # What the model route adds to the first byte and to each event.
 bench-inference:
-    cargo bench -p clawkeep-inference --bench inference
+    cargo bench -p clawkeep --bench inference
+
+# A real language model of 135 million parameters on this host's loopback, by OpenAI's API: fetched once, then served.
+model port="8081":
+    scripts/small-model {{port}}
 
 # A real reboot and a power cut, in a virtual machine with a systemd, cgroup v2 and AppArmor of its own.
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
+
+# Attack sandboxes from inside, before and after a recovery: with the fake gateway as root, as a user and in the lower
+# tier, and with the real OpenClaw.
+drill:
+    cargo nextest run -p clawkeep --test drill --test openclaw --run-ignored all -E 'binary(drill) | test(drill)'
 
 # So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
 soak minutes="60":

@@ -103,6 +103,156 @@ fn an_agent_lives_in_an_image_and_not_without_it() {
     assert_eq!(images(&installation), [""; 0].map(PathBuf::from));
 }
 
+/// An image that says how it is started; `tool` is its program.
+fn started(installation: &Installation, name: &str, tool: &str, started: &serde_json::Value) -> String {
+    let programs = [PROGRAMS, &["sleep"]].concat();
+    let layers = [
+        ("", layout::system(&programs, Path::new("/usr/bin/sleep"))),
+        ("", layout::programs(&[("opt/bin/tool", tool)])),
+        ("", layout::files(&[("app/data", "of the app\n")])),
+    ];
+    let layout = Layout::new(&installation.scratch().join(name));
+    layout.index(&[layout.image_started(architecture(), &layers, started)]);
+    layout.path().display().to_string()
+}
+
+const TOOL: &str = "#!/bin/sh\npwd > /sandbox/said; echo \"$* $MODE\" >> /sandbox/said; env > /sandbox/env; exec sleep 1000\n";
+
+fn onboard_image(installation: &Installation, from: &str, command: &[&str]) -> Output {
+    let args = [
+        "onboard",
+        "--non-interactive",
+        "--name",
+        "box",
+        "--agent",
+        "command",
+        "--settle",
+        "1",
+        "--from",
+        from,
+    ];
+    installation.clawkeep(&[&args, command].concat())
+}
+
+#[test]
+fn an_image_is_started_as_it_says_but_for_what_is_dangerous() {
+    let installation = Installation::new();
+    let config = serde_json::json!({
+        "Entrypoint": ["tool", "--first"], "Cmd": ["second"], "WorkingDir": "/app", "User": "root",
+        "Env": ["PATH=/opt/bin:/bin", "MODE=of-the-image", "LD_PRELOAD=/opt/evil.so", "NODE_OPTIONS=-r /evil", "HTTPS_PROXY=http://evil"],
+    });
+    let from = started(&installation, "one", TOOL, &config);
+    let output = onboard_image(&installation, &from, &[]);
+    let told = said(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("of its variables these are not taken: LD_PRELOAD, NODE_OPTIONS, HTTPS_PROXY"),
+        "{told}"
+    );
+    assert!(told.contains("its user root is not taken"), "{told}");
+    assert!(told.contains("command /opt/bin/tool of the image"), "{told}");
+    let read = |name: &str| std::fs::read_to_string(installation.files("box").join(name)).unwrap();
+    assert_eq!(read("said"), "/app\n--first second of-the-image\n");
+    let env = read("env");
+    assert!(env.contains("HTTPS_PROXY=http://127.0.0.1:3128\n") && !env.contains("evil"), "{env}");
+    assert!(
+        env.contains("PATH=/opt/bin:/bin:/usr/local/bin:/usr/bin\n") && env.contains("HOME=/sandbox\n"),
+        "{env}"
+    );
+    assert_eq!(installation.exec("box", "id -u 2>/dev/null || cat data").0, "of the app\n");
+
+    // Another image: the sandbox follows it, and keeps what is its own.
+    std::fs::write(installation.files("box").join("kept"), "kept").unwrap();
+    let before = images(&installation);
+    let config = serde_json::json!({ "Cmd": ["/opt/bin/tool", "newer"], "Env": ["MODE=2"] });
+    let newer = started(&installation, "two", TOOL, &config);
+    let rebuilt = installation.clawkeep(&["box", "rebuild", "--yes", "--from", &newer]);
+    assert!(rebuilt.status.success(), "{}", said(&rebuilt));
+    wait_until(LONG, "the newer one to have begun", || (read("said") == "/sandbox\nnewer 2\n").then_some(()));
+    assert_eq!(read("kept"), "kept");
+    let now =
+        wait_until(LONG, "the old one to go", || Some(images(&installation)).filter(|now| now.len() == 1));
+    assert_ne!(now, before);
+
+    // One on which it does not run gives way to the one before, which is there all the while.
+    let broken = started(&installation, "three", "#!/bin/sh\nexit 1\n", &config);
+    let refused = installation.clawkeep(&["box", "rebuild", "--yes", "--from", &broken]);
+    assert!(!refused.status.success() && said(&refused).contains("error[taken-back]"), "{}", said(&refused));
+    installation.ready("box");
+    let nothing = started(&installation, "four", TOOL, &serde_json::json!({}));
+    let refused = installation.clawkeep(&["box", "rebuild", "--yes", "--from", &nothing]);
+    assert!(said(&refused).contains("error[image-no-command]"), "{}", said(&refused));
+    let status = installation.ready("box");
+    let digest = now[0].file_name().unwrap().to_string_lossy().into_owned();
+    assert!(status.system.contains(&format!("sha256:{}", &digest[..8])), "{} {digest}", status.system);
+    assert_eq!(installation.exec("box", "cat /sandbox/kept /sandbox/said").0, "kept/sandbox\nnewer 2\n");
+}
+
+#[test]
+fn an_image_without_a_command_needs_one() {
+    let installation = Installation::new();
+    for (name, config, why) in [
+        ("none", serde_json::json!({}), "the image names no command of its own"),
+        ("gone", serde_json::json!({"Cmd": ["gone"]}), "the image's command \"gone\" is no program in it"),
+    ] {
+        let output = onboard_image(&installation, &started(&installation, name, TOOL, &config), &[]);
+        let told = said(&output);
+        assert!(told.contains("error[image-no-command]") && told.contains(why), "{told}");
+        assert_eq!(installation.daemon().sandboxes.len(), 0);
+    }
+    // With a command of one's own, what the image says of variables and directory counts all the same.
+    let config = serde_json::json!({"Cmd": ["gone"], "WorkingDir": "/missing", "Env": ["MODE=mine"]});
+    let output = onboard_image(
+        &installation,
+        &started(&installation, "own", TOOL, &config),
+        &["--", "/opt/bin/tool", "x"],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("its directory /missing is not in it"), "{}", said(&output));
+    let text = std::fs::read_to_string(installation.files("box").join("said")).unwrap();
+    assert_eq!(text, "/sandbox\nx mine\n");
+}
+
+#[test]
+fn a_damaged_image_is_unpacked_anew_before_a_sandbox_is_made_of_it() {
+    let installation = Installation::new();
+    let config = serde_json::json!({ "Cmd": ["/opt/bin/tool"] });
+    let from = started(&installation, "one", TOOL, &config);
+    let output = onboard_image(&installation, &from, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let program = images(&installation)[0].join("root/usr/bin/ls");
+    let whole = std::fs::read(&program).unwrap();
+    let lose_sandbox = |restarts| {
+        let gateway = installation.status("box").gateway.unwrap().pid;
+        kill9(testkit::processes::process(gateway).expect("it runs").parent);
+        restarts
+    };
+    let restarts = installation.status("box").gateway.unwrap().restarts;
+    std::fs::write(&program, "hostile").unwrap();
+    installation.ready_after("box", lose_sandbox(restarts + 1));
+    assert_eq!(std::fs::read(&program).unwrap(), whole);
+    let mended = installation.events("box").into_iter().find(|event| event.entry.kind == "mended").unwrap();
+    assert!(mended.entry.cause.contains("was damaged (/usr/bin/ls) and is unpacked anew"), "{mended:?}");
+
+    // Without its layout there is no way to make it whole, and so no start.
+    std::fs::rename(&from, format!("{from}.aside")).unwrap();
+    std::fs::write(&program, "hostile").unwrap();
+    lose_sandbox(0);
+    wait_until(LONG, "the start to be refused", || {
+        let told = installation.status("box").last_incident?;
+        told.what
+            .contains("is damaged (/usr/bin/ls) and the layout that it came from is not there")
+            .then_some(())
+    });
+    assert!(installation.status("box").gateway.is_none());
+    let refused = said(&installation.clawkeep(&["box", "rebuild", "--yes"]));
+    assert!(refused.contains("error[image-damaged]"), "{refused}");
+    std::fs::rename(format!("{from}.aside"), &from).unwrap();
+    let rebuilt = installation.clawkeep(&["box", "rebuild", "--yes"]);
+    assert!(rebuilt.status.success(), "{}", said(&rebuilt));
+    assert_eq!(std::fs::read(&program).unwrap(), whole);
+}
+
 #[test]
 fn an_image_that_cannot_be_one_leaves_no_sandbox() {
     let installation = Installation::new();

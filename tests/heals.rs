@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use clawkeep_daemon::api::{Rehearsal, Request, Value};
 use clawkeep_isolation::AGENT_ID;
 use support::{Installation, LONG, kill9, name};
-use testkit::wait_until;
+use testkit::{Outcome, Reexec, wait_until};
 
 /// Every launch so far had every guard of the plan, by its bytes, and a receipt.
 fn assert_all_guarded(installation: &Installation, sandbox: &str) {
@@ -80,6 +80,32 @@ fn tampered_guard_files_are_back_at_once_and_nothing_hostile_runs() {
         log.contains("[gateway-recovery] WARNING: /tmp/nemoclaw-ciao-network-guard.js missing or unsafe - restoring library guards from packaged preloads"),
         "{log}"
     );
+}
+
+/// An ordinary user's agent owns its `/tmp`, and so everything in it.
+#[test]
+fn the_link_to_the_log_is_back_whoever_replaced_it() {
+    if Reexec::of("the_link_to_the_log_is_back_whoever_replaced_it").user(12_345).run() != Outcome::Inside {
+        return;
+    }
+    let installation = Installation::new();
+    let before = installation.create_fake("box", &[]);
+    for tamper in [
+        "rm $T/gateway.log",
+        "ln -sfn /sandbox/forged $T/gateway.log",
+        "rm $T/gateway.log; echo forged > $T/gateway.log",
+        "rm $T/gateway.log; mkdir $T/gateway.log",
+    ] {
+        tamper_with(&installation, &before, tamper);
+        wait_until(LONG, &format!("the link to be back after {tamper}"), || {
+            let (now, _) =
+                installation.exec("box", "readlink /tmp/gateway.log && head -c 1 /tmp/gateway.log");
+            now.starts_with("/run/gateway.log\n").then_some(())
+        });
+    }
+    let log = installation.log("box");
+    assert!(log.contains("/tmp/gateway.log missing or unsafe - linking the gateway's log again"), "{log}");
+    assert_eq!(installation.status("box").gateway.unwrap().pid, before.gateway.unwrap().pid);
 }
 
 /// Run a script that finds the sandbox's `/tmp` in `$T` and a guard's file in `$F`. Where there is a root, the

@@ -100,8 +100,29 @@ fn a_configuration_that_keeps_it_down_gives_way_to_the_last_healthy_one() {
     }
     assert_eq!(
         rungs(&installation),
-        ["respawn", "config", "respawn", "config", "respawn", "config", "respawn", "config"]
+        // What is no file is put back before a start: there is no failure that would have climbed.
+        ["respawn", "config", "respawn", "config", "respawn", "config", "respawn"]
     );
+}
+
+/// What is no file keeps a start waiting (a named pipe) or fails it: the last healthy one is back before there is one.
+#[test]
+fn a_configuration_that_is_no_file_is_put_back_before_the_start() {
+    let installation = Installation::new();
+    proven(&installation, &[]);
+    let path = installation.files("box").join(CONFIG);
+    for make in ["mkfifo .openclaw/openclaw.json", "mkdir -p .openclaw/openclaw.json/full"] {
+        installation.exec("box", &format!("cd /sandbox; rm -f {CONFIG}; {make}"));
+        let after = kill_gateway(&installation);
+        let status = installation.ready_after("box", after);
+        assert_eq!(status.gateway.unwrap().restarts, after, "{make}: no start was lost");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}");
+    }
+    let told = journal(&installation, "config-restored");
+    assert!(told.len() == 2 && told.iter().all(|it| it.contains("was no regular file")), "{told:?}");
+    let aside = std::fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains("displaced"));
+    assert_eq!(aside.count(), 2, "nothing of the agent's is deleted");
 }
 
 #[test]

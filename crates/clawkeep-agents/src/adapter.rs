@@ -14,6 +14,9 @@ pub enum Adapter {
     OpenClaw {
         /// A version that [`Release::find`] knows.
         version: String,
+        /// Where it listens, if that is not [`openclaw::GATEWAY_PORT`]: where its loopback is the host's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
     },
     /// Any command.
     Command {
@@ -63,7 +66,7 @@ impl Adapter {
     /// [`AdapterError::UnknownRelease`].
     pub fn release(&self) -> Result<Option<&'static Release>, AdapterError> {
         match self {
-            Self::OpenClaw { version } => {
+            Self::OpenClaw { version, .. } => {
                 Release::find(version).map(Some).ok_or_else(|| AdapterError::UnknownRelease(version.clone()))
             }
             Self::Command { .. } => Ok(None),
@@ -80,12 +83,12 @@ impl Adapter {
         context: &LaunchContext,
     ) -> Result<AgentLaunch, AdapterError> {
         match self {
-            Self::OpenClaw { version } => {
+            Self::OpenClaw { version, port } => {
                 let generation = self.generation()?;
                 let bundle = bundle
                     .filter(|bundle| bundle.version() == version)
                     .ok_or_else(|| AdapterError::NoBundle(version.clone()))?;
-                Ok(openclaw::launch(bundle, generation, context))
+                Ok(openclaw::launch(bundle, generation, openclaw_port(*port), context))
             }
             Self::Command { argv, .. } => {
                 if argv.first().is_none_or(String::is_empty) {
@@ -110,7 +113,7 @@ impl Adapter {
     /// How its health is seen; `None`: it is ready when it runs.
     pub fn health(&self) -> Option<HealthSpec> {
         match self {
-            Self::OpenClaw { .. } => Some(openclaw::health()),
+            Self::OpenClaw { port, .. } => Some(openclaw::health(openclaw_port(*port))),
             Self::Command { health, .. } => health.as_ref().map(HealthUrl::spec),
         }
     }
@@ -162,6 +165,10 @@ impl Adapter {
     }
 }
 
+fn openclaw_port(port: Option<u16>) -> u16 {
+    port.unwrap_or(openclaw::GATEWAY_PORT)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -173,8 +180,12 @@ mod tests {
     fn adapters_are_stored_as_they_were_and_strangers_refused() {
         let adapters = [
             (
-                Adapter::OpenClaw { version: "2026.9.6".into() },
+                Adapter::OpenClaw { version: "2026.9.6".into(), port: None },
                 json!({"kind": "openclaw", "version": "2026.9.6"}),
+            ),
+            (
+                Adapter::OpenClaw { version: "2026.9.6".into(), port: Some(13_528) },
+                json!({"kind": "openclaw", "version": "2026.9.6", "port": 13_528}),
             ),
             (
                 Adapter::Command {
@@ -221,7 +232,7 @@ mod tests {
 
     #[test]
     fn openclaw_needs_a_known_release_and_its_bundle() {
-        let adapter = |version: &str| Adapter::OpenClaw { version: version.into() };
+        let adapter = |version: &str| Adapter::OpenClaw { version: version.into(), port: None };
         let context = LaunchContext::default();
         assert_eq!(adapter("0.1").release(), Err(AdapterError::UnknownRelease("0.1".into())));
         assert_eq!(
@@ -236,5 +247,7 @@ mod tests {
         let verdict = |version: &str| adapter(version).exit_reading(Ending::Code(78), false).verdict;
         assert_eq!(verdict("2026.9.6"), ExitVerdict::DiagnoseFirst);
         assert_eq!(adapter("2026.9.6").health().unwrap().port, 18789);
+        let elsewhere = Adapter::OpenClaw { version: "2026.9.6".into(), port: Some(13_528) };
+        assert_eq!(elsewhere.health().unwrap().port, 13_528);
     }
 }

@@ -45,6 +45,8 @@ pub enum Found {
     Bytes(Vec<u8>),
     /// Something that cannot be the document, for this reason.
     Unfit(&'static str),
+    /// No file and no link to one: a directory, or a named pipe, which keeps whoever opens it waiting.
+    NoFile,
 }
 
 impl Document {
@@ -81,11 +83,11 @@ impl Document {
                 Err(Errno::NOENT) => return Ok(Found::Missing),
                 Err(Errno::LOOP) => return Ok(Found::Unfit("is a symlink")),
                 // A socket.
-                Err(Errno::NXIO) => return Ok(Found::Unfit("is no regular file")),
+                Err(Errno::NXIO) => return Ok(Found::NoFile),
                 Err(errno) => return Err(errno.into()),
             };
         if !file.metadata()?.is_file() {
-            return Ok(Found::Unfit("is no regular file"));
+            return Ok(Found::NoFile);
         }
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes)?;
@@ -268,8 +270,11 @@ mod tests {
                 }
                 _ => fs::create_dir(at.with_file_name(".a.json.clawkeep")).unwrap(),
             }
-            if (1..5).contains(&hostile) {
-                assert!(matches!(document.read(home.as_fd()).unwrap(), Found::Unfit(_)), "{hostile}");
+            let found = document.read(home.as_fd()).unwrap();
+            match hostile {
+                1 | 3 => assert_eq!(found, Found::NoFile, "{hostile}"),
+                2 | 4 => assert!(matches!(found, Found::Unfit(_)), "{hostile}"),
+                _ => {}
             }
             document.put(home.as_fd(), own(), b"{}").unwrap();
             assert_eq!(document.read(home.as_fd()).unwrap(), Found::Bytes(b"{}".to_vec()), "{hostile}");

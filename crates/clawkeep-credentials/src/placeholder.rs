@@ -135,12 +135,18 @@ pub fn mentioned(bytes: &[u8]) -> bool {
 }
 
 /// Whether servers take this header for credentials, and so neither log nor reflect it. Of an unknown one they may
-/// do both, and the agent would read the secret in the answer.
+/// do both, and the agent would read the secret in the answer. `Idempotency-Key` is sent back by those that know it,
+/// and keys of caches are written down.
 fn carries_credentials(header: &str) -> bool {
     const HOP: [&str; 2] = ["proxy-authorization", "sec-websocket-key"];
+    const OTHER_KEYS: [&str; 4] = ["idempoten", "cache", "surrogate", "request-key"];
     let header = header.to_ascii_lowercase();
-    !HOP.contains(&header.as_str())
+    let header = header.as_str();
+    !HOP.contains(&header)
+        && !OTHER_KEYS.iter().any(|word| header.contains(word))
         && ["auth", "key", "secret", "token"].iter().any(|word| header.contains(word))
+        // Whose the text is, not whose the request.
+        && (!header.contains("author") || header.contains("authoriz"))
 }
 
 /// What exactly these bytes are a placeholder for.

@@ -76,8 +76,11 @@ fn only_headers_for_credentials_carry_one() {
     {
         assert!(Placeholder::find(header, b"clawkeep:secret:GH").unwrap().is_some(), "{header}");
     }
+    let sent_back = ["Idempotency-Key", "X-Idempotency-Key", "X-Cache-Key", "Surrogate-Key", "X-Author"];
     for header in
         ["User-Agent", "Host", "Cookie", "Referer", "X-Forwarded-For", "Proxy-Authorization", "Range", ""]
+            .into_iter()
+            .chain(sent_back)
     {
         let refused = Placeholder::find(header, b"clawkeep:secret:GH");
         assert_eq!(refused, Err(Refusal::WrongHeader(header.into())), "{header}");

@@ -17,6 +17,9 @@ pub enum Refusal {
     /// Where no secret belongs: in a path, in a query.
     #[error("a placeholder in a URL is not replaced, because servers log URLs: put it into a header")]
     InUrl,
+    /// In a request that asks to be sent back as it is (RFC 9110, 9.3.8).
+    #[error("a secret may not be in a TRACE request: its answer is the request")]
+    Traced,
     /// No credential of this name, for this sandbox at least.
     #[error("there is no credential {0} for this sandbox")]
     Unknown(CredentialName),

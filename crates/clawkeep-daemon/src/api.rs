@@ -60,13 +60,25 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
-    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is no
-    /// failure. An agent that has the model in its configuration is restarted. [`Value::RouteSet`].
+    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is refused,
+    /// and nothing is changed, unless `force` is given. An agent that has the model in its configuration is restarted.
+    /// [`Value::RouteSet`].
     SetRoute {
         /// Which.
         name: SandboxName,
         /// Where to.
         route: RouteChoice,
+        /// Set it whether it answers or not.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Another key for the same route; its fall-backs stay, and nothing is restarted. A provider that does not answer
+    /// to it is no failure. [`Value::RouteSet`].
+    RotateKey {
+        /// Which.
+        name: SandboxName,
+        /// The key.
+        key: credentials::SecretText,
     },
     /// Another route, asked when the one that is set, and those added before, give no answer. One that does not
     /// answer now is no failure. Nothing is restarted. [`Value::RouteSet`].
@@ -88,6 +100,9 @@ pub enum Request {
         name: SandboxName,
         /// For example `2026.9.6`.
         version: Option<String>,
+        /// Another image, unpacked already. One on which it does not become ready is taken back.
+        #[serde(default)]
+        image: Option<ImageChoice>,
     },
     /// Rehearse a failure on purpose. The answer comes when the agent is ready again. [`Value::Rehearsed`].
     Rehearse {
@@ -220,13 +235,29 @@ pub struct Create {
     pub limits: Limits,
     /// The image that is its system, unpacked already; `None`: this host's `/usr`.
     #[serde(default)]
-    pub image: Option<Digest>,
+    pub image: Option<ImageChoice>,
     /// What else of this host it sees.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
     /// What may leave it besides the model's route.
     #[serde(default)]
     pub policy: PolicyChoice,
+}
+
+/// The image of a sandbox, with what it says of a start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageChoice {
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Its variables, which everything else that a sandbox says goes before.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Where a command of it begins, as seen inside; `None`: `/sandbox`.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// Its command, where that is the agent: it then follows the image when that is changed.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
 }
 
 /// A directory or file of this host to show in a sandbox.
@@ -506,6 +537,9 @@ pub struct AgentStatus {
     pub version: String,
     /// The runtime under it.
     pub runtime: String,
+    /// Its configuration, as the path is inside: the last healthy one is put back when it fails with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// A gateway process.
@@ -573,6 +607,9 @@ pub struct EgressStatus {
     pub refused: usize,
     /// Digest of the whole policy.
     pub policy: Option<Digest>,
+    /// Port on the loopback, as the agent sees it, of the proxy that enforces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Why the policy that is kept is not in force, so that nothing but the model's route leads out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clawkeep_agents::openclaw::{self, LaunchContext, ModelApi};
 use clawkeep_agents::{AGENT_MOUNT, Adapter, Bundle};
-use clawkeep_guards::{CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, published_files, select};
+use clawkeep_guards::{
+    CA_BUNDLE, EnvFile, GUARDS_MOUNT, Guard, Package, private_tmp, published_files, select,
+};
 use clawkeep_isolation::{IdMap, LOG, Limits, Mount, MountAccess, SandboxSpec, System, etc_files, read_only};
 use clawkeep_plan::{
     Digest, LaunchPlan, NetlinkRule, PinnedFile, PublishedFile, RECEIPT_FD, SCHEMA, SandboxName, Sealing,
@@ -17,7 +19,7 @@ use clawkeep_store::{Home, SandboxRecord, Snapshots};
 use clawkeep_supervisor::{Blueprint, LOG_INSIDE, SafeMode};
 use serde::{Deserialize, Serialize};
 
-use crate::api::Failure;
+use crate::api::{Failure, ImageChoice};
 use crate::layout::Layout;
 use crate::system::{Base, base};
 
@@ -74,9 +76,46 @@ pub struct IsolationConfig {
     /// The image that is its system; this host's where there is none.
     #[serde(default)]
     pub image: Option<Digest>,
+    /// What that image says of a start.
+    #[serde(default)]
+    pub start: ImageStart,
     /// What else of this host it sees.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+}
+
+/// What an image says of a start, as far as it is taken up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageStart {
+    /// The lowest layer of the environment.
+    pub env: BTreeMap<String, String>,
+    /// Where a command begins; `None`: `/sandbox`.
+    pub cwd: Option<String>,
+    /// The command is the image's.
+    pub command: bool,
+}
+
+impl ImageStart {
+    /// Of the image that was chosen.
+    pub fn of(choice: &ImageChoice) -> Self {
+        Self { env: choice.env.clone(), cwd: choice.cwd.clone(), command: choice.command.is_some() }
+    }
+
+    /// An environment, with that of the image below. Programs are looked for in the directories of both; a command finds
+    /// the image's first, which are those that are there, and OpenClaw its own.
+    fn below(&self, env: BTreeMap<String, String>, command: bool) -> BTreeMap<String, String> {
+        let mut both = self.env.clone();
+        let path = both.get("PATH").zip(env.get("PATH")).map(|(image, ours)| {
+            let (first, last) = if command { (image, ours) } else { (ours, image) };
+            let rest = last.split(':').filter(|dir| first.split(':').all(|there| there != *dir));
+            let all = first.split(':').chain(rest).filter(|dir| dir.starts_with('/'));
+            all.collect::<Vec<_>>().join(":")
+        });
+        both.extend(env);
+        both.extend(path.map(|path| ("PATH".to_owned(), path)));
+        both
+    }
 }
 
 /// The registry's opaque parts, read.
@@ -127,7 +166,16 @@ impl Config {
             (Adapter::Command { .. }, _) if self.agent.node_guards => Some(UNKNOWN_NODE),
             _ => None,
         };
-        node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)))
+        let mut guards = node.map_or_else(Vec::new, |major| select(major, Some(&self.route.model)));
+        if self.has_no_tmp() {
+            guards.push(private_tmp());
+        }
+        guards
+    }
+
+    /// Whether it is OpenClaw where `/tmp` is the host's.
+    fn has_no_tmp(&self) -> bool {
+        self.isolation.tier == Tier::Landlock && matches!(self.agent.adapter, Adapter::OpenClaw { .. })
     }
 
     /// The port on the loopback as the agent sees it where its proxy is.
@@ -178,13 +226,21 @@ pub fn blueprint(
         Failure::new("agent-unfit", error.to_string(), "clawkeep onboard --help".to_owned())
     };
     let agent = config.agent.adapter.launch(bundle.as_ref(), &context).map_err(unfit)?;
-    let mut env = agent.env;
+    let ImageStart { cwd: image_cwd, .. } = &config.isolation.start;
+    let mut env =
+        config.isolation.start.below(agent.env, matches!(config.agent.adapter, Adapter::Command { .. }));
     env.extend(clawkeep_guards::environment(&env_file));
     env.extend(config.agent.env.clone());
     env.insert("USER".into(), "sandbox".into());
     if tier == Tier::Landlock {
         // Elsewhere that is where every program looks by itself.
         env.insert("TMPDIR".into(), "/tmp".into());
+    }
+    if config.has_no_tmp()
+        && let Some(options) = env.get("NODE_OPTIONS")
+    {
+        // For its own command line among its tools, from which it takes the other one.
+        env.insert("CLAWKEEP_NODE_OPTIONS".into(), options.clone());
     }
     if !guards.is_empty() {
         env.insert(clawkeep_guards::PROCESS_ENV.into(), "openclaw-gateway".into());
@@ -214,12 +270,16 @@ pub fn blueprint(
     let netlink = if refused { NetlinkRule::Refused } else { NetlinkRule::RouteOnly };
     let landlock_abi_min = if tier == Tier::Landlock { LANDLOCK_BESIDE } else { 1 };
     let safe_env = config.agent.adapter.safe_env();
+    let cwd = match (&config.agent.adapter, image_cwd) {
+        (Adapter::Command { .. }, Some(cwd)) => cwd.clone(),
+        _ => agent.cwd,
+    };
     let mut plan = LaunchPlan {
         schema: SCHEMA,
         sandbox: record.name.clone(),
         agent: agent.agent,
         argv: agent.argv,
-        cwd: agent.cwd,
+        cwd,
         env,
         guards: guards.iter().map(|guard| guard.input()).collect(),
         files,
@@ -312,4 +372,23 @@ pub fn own_home(home: &Path, ids: IdMap) -> std::io::Result<()> {
     let (uid, gid) = ids.host_agent();
     std::os::unix::fs::chown(home, Some(uid), Some(gid))?;
     std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_variables_are_below_all_others_and_its_programs_before_a_commands() {
+        let pairs = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let env = pairs(&[("PATH", "/opt/bin:relative::/bin"), ("LANG", "de"), ("MODE", "image")]);
+        let start = ImageStart { env, ..ImageStart::default() };
+        let ours = pairs(&[("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")]);
+        let wanted = |path| pairs(&[("PATH", path), ("LANG", "C.UTF-8"), ("MODE", "image")]);
+        assert_eq!(start.below(ours.clone(), true), wanted("/opt/bin:/bin:/usr/bin"));
+        assert_eq!(start.below(ours.clone(), false), wanted("/usr/bin:/bin:/opt/bin"));
+        assert_eq!(ImageStart::default().below(ours.clone(), true), ours);
+    }
 }

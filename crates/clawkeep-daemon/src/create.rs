@@ -12,7 +12,7 @@ use clawkeep_plan::{SandboxName, Tier};
 use clawkeep_store::{Desired, NewSandbox, SandboxRecord, Secret, StoreError, atomic, remove_tree, unix_ms};
 
 use crate::api::{AgentChoice, Create, Failure, RouteChoice};
-use crate::config::{AgentConfig, IsolationConfig, model_route, own_home};
+use crate::config::{AgentConfig, ImageStart, IsolationConfig, model_route, own_home};
 use crate::policy::Setting;
 use crate::redaction::redaction;
 use crate::say::say;
@@ -29,12 +29,13 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     if lower {
         lower_tier::check(&wanted)?;
     }
-    let agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
+    let mut agent = AgentConfig { settle_secs: wanted.settle_secs, ..agent(daemon, wanted.agent)? };
     check_limits(&wanted.limits)?;
     let (route, key) = route(wanted.route, "clawkeep onboard --help")?;
     let (policy, _) = Setting::new(&wanted.policy)?;
     let etc = etc_files(name.as_str());
-    let base = base(&daemon.home, &name, wanted.image, &etc)?;
+    let image = wanted.image.as_ref().map(|image| image.digest);
+    let base = base(&daemon.home, &name, image, &etc)?;
     // Which ids it is made of does not matter here, only of what kind they are.
     let ids = IdMap::for_current_user(0);
     let mounts = mounts::resolve(&wanted.mounts, daemon.home.root(), &base.system, ids)?;
@@ -42,7 +43,7 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
     let others = records.iter().filter(|record| record.name != name);
     let mut taken: Vec<u16> = others.clone().filter_map(|record| record.dashboard_port).collect();
     let proxy_port = match lower {
-        true => Some(lower_tier::ports(&agent, others, &mut taken)?),
+        true => Some(lower_tier::ports(&mut agent, others, &mut taken)?),
         false => None,
     };
     let dashboard = match agent.adapter.health() {
@@ -69,7 +70,8 @@ pub async fn create(daemon: &Daemon, wanted: Create) -> Result<SandboxRecord, Fa
             tier: wanted.tier,
             proxy_port,
             limits: wanted.limits,
-            image: wanted.image,
+            image,
+            start: wanted.image.as_ref().map(ImageStart::of).unwrap_or_default(),
             mounts,
         }),
         policy: policy.to_value(),
@@ -127,7 +129,7 @@ fn agent(daemon: &Daemon, choice: AgentChoice) -> Result<AgentConfig, Failure> {
                 return Err(Failure::new("agent-missing", what, "clawkeep onboard".to_owned()));
             }
             Ok(AgentConfig {
-                adapter: Adapter::OpenClaw { version },
+                adapter: Adapter::OpenClaw { version, port: None },
                 node_guards: true,
                 bundle: None,
                 env: Default::default(),
@@ -204,7 +206,8 @@ fn fill(
         let token = Token::generate().map_err(|e| failed("make a token", &e))?;
         let model = model_route(route);
         let (uid, gid) = ids.host_agent();
-        let config = openclaw::initial_config(&token, &model);
+        let port = agent.adapter.health().map_or(openclaw::GATEWAY_PORT, |spec| spec.port);
+        let config = openclaw::initial_config(&token, port, &model);
         openclaw::write_config(home.as_fd(), Owner { uid, gid }, &config, Overwrite::Never)
             .map_err(|e| failed("write the agent's configuration", &e))?;
     }

@@ -7,7 +7,7 @@ use clawkeep_store::{Entry, SandboxRecord, Secret, unix_ms};
 use crate::api::{Failure, RouteChoice, Value};
 use crate::config::Config;
 use crate::create::{self, to_value};
-use crate::route::checked;
+use crate::route::{self, checked};
 use crate::server::{Daemon, key_name, store_failed};
 use crate::wire::Asker;
 
@@ -45,6 +45,7 @@ pub async fn add(
 /// Remove all of them, with their keys.
 pub async fn remove(daemon: &Daemon, name: &SandboxName) -> Result<Value, Failure> {
     let _one = daemon.creating.lock().await;
+    route::forget(daemon, name)?;
     let mut route = Config::of(&daemon.record(name)?)?.route;
     let had = std::mem::take(&mut route.fallbacks).len();
     daemon.store.update(name, |record| record.route = to_value(&route)).map_err(store_failed)?;
@@ -78,6 +79,7 @@ fn extended(record: &SandboxRecord, fallback: &Route) -> Result<Route, Failure> 
 /// Onto the disk. The key is first: a route whose key is missing could not be served after a power cut, and a key
 /// without a route is shown to nobody.
 fn store(daemon: &Daemon, name: &SandboxName, route: &Route, key: Option<String>) -> Result<(), Failure> {
+    route::forget(daemon, name)?;
     let key_name = key_name(route.fallbacks.len());
     let put = match key {
         Some(key) => daemon.secrets.put(name, &key_name, &Secret::new(key)),

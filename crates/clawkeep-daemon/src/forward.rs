@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use clawkeep_supervisor::InitClient;
+use clawkeep_supervisor::{Door, InitClient};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ const MAX_CONNECTIONS: usize = 128;
 pub async fn serve(
     port: u16,
     mut bound: Option<TcpListener>,
-    inner: u16,
+    door: Door,
     client: watch::Receiver<Option<InitClient>>,
 ) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
@@ -51,7 +51,7 @@ pub async fn serve(
             connections.spawn(async move {
                 // A sandbox that is not there: the connection closes, and clients try again by themselves.
                 if let Some(client) = client {
-                    let _ = carry(stream, &client, inner).await;
+                    let _ = carry(stream, &client, door).await;
                 }
                 drop(place);
             });
@@ -59,9 +59,9 @@ pub async fn serve(
     }
 }
 
-async fn carry(mut outside: TcpStream, client: &InitClient, inner: u16) -> std::io::Result<()> {
+async fn carry(mut outside: TcpStream, client: &InitClient, door: Door) -> std::io::Result<()> {
     outside.set_nodelay(true)?;
-    let mut inside = client.connect(inner).await?;
+    let mut inside = door.open(client).await?;
     tokio::io::copy_bidirectional(&mut outside, &mut inside).await.map(drop)
 }
 

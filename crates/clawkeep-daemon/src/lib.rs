@@ -49,4 +49,5 @@ pub use client::Client;
 pub use launch::{connect, ensure, parent_main};
 pub use main_loop::{Role, daemon_main};
 pub use redaction::stored as stored_secrets;
+pub use route::failure as route_failure;
 pub use vault::{Vault, VaultError};

@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use clawkeep_agents::Adapter;
 use clawkeep_agents::Owner;
 use clawkeep_agents::openclaw::{self, Overwrite, Token};
-use clawkeep_inference::{MAX_FALLBACKS, Route, RouteProblem, Secret, Service};
+use clawkeep_inference::{MAX_FALLBACKS, Provider, Route, RouteProblem, Secret, Service};
 use clawkeep_isolation::IdMap;
 use clawkeep_plan::SandboxName;
 use clawkeep_store::{Desired, Entry, SandboxRecord, SecretError, unix_ms};
 use clawkeep_supervisor::Wish;
+use serde::{Deserialize, Serialize};
 
+use crate::api::credentials::{ROUTE_KEY, SecretText};
 use crate::api::{Failure, RouteChoice, Value};
 use crate::ca;
 use crate::config::{Config, blueprint, model_route};
@@ -21,32 +23,130 @@ use crate::wire::Asker;
 
 const NEXT: &str = "clawkeep inference set --help";
 
+/// The name under which a change is kept, sealed, from before its first step to after its last: what a daemon was
+/// doing when it died, its successor finishes. Agents must not meet a route that their configuration does not name.
+pub const CHANGE: &str = "route-change";
+
+/// A change, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    route: Route,
+    key: Option<SecretText>,
+}
+
+impl Begun {
+    fn keep(self, daemon: &Daemon, name: &SandboxName) -> Result<(), Failure> {
+        let text =
+            zeroize::Zeroizing::new(serde_json::to_vec(&self).map_err(|e| failed("write it down", &e))?);
+        let kept = clawkeep_store::Secret::from(text);
+        daemon.secrets.put(name, CHANGE, &kept).map_err(|e| failed("write down what is changed", &e))
+    }
+}
+
+/// Forget what was being changed: it is done, or taken back.
+pub fn forget(daemon: &Daemon, name: &SandboxName) -> Result<(), Failure> {
+    daemon.secrets.remove(name, CHANGE).map(drop).map_err(|e| failed("forget what was changed", &e))
+}
+
+/// Carry out on the disk what an earlier daemon began and did not end. Gives the record as it is then, and whether the
+/// agent has its model in its own configuration: one that runs may run with that of before. The caller sees to what
+/// runs and then removes [`CHANGE`].
+pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<(SandboxRecord, bool)>, Failure> {
+    let kept = daemon.secrets.get(&record.name, CHANGE).map_err(|e| failed("read what was begun", &e))?;
+    let Some(kept) = kept else { return Ok(None) };
+    let Begun { route, key } =
+        serde_json::from_slice(kept.expose()).map_err(|e| failed("read what was begun", &e))?;
+    let change = Change::new(daemon, record.clone(), &route, key.map(|key| key.expose().to_owned()))?;
+    change.store()?;
+    daemon.note("route-finished", &format!("{}: {} {}", record.name, route.provider, route.model));
+    let in_its_configuration = matches!(Config::of(record)?.agent.adapter, Adapter::OpenClaw { .. });
+    Ok(Some((daemon.record(&record.name)?, in_its_configuration)))
+}
+
+/// Another key for the route that is set.
+pub async fn rotate(
+    daemon: &Daemon,
+    asker: &Asker,
+    name: &SandboxName,
+    key: &SecretText,
+) -> Result<Value, Failure> {
+    let next = format!("clawkeep credentials add {ROUTE_KEY} --sandbox {name}");
+    let keyed = |record: &SandboxRecord| {
+        let before = Config::of(record)?.route;
+        let with_key = Route::new(before.provider, before.base_url.as_deref(), &before.model, true);
+        let route = with_key.map_err(|e| Failure::new("route-unusable", e.to_string(), next.clone()))?;
+        match route.provider {
+            Provider::Canary => {
+                let what = format!("{name} uses the built-in canary, which takes no key");
+                Err(Failure::new(ROUTE_KEY, what, NEXT.to_owned()))
+            }
+            _ => Ok(Route { fallbacks: before.fallbacks, ..route }),
+        }
+    };
+    let route = keyed(&daemon.record(name)?)?;
+    let alone = Route { fallbacks: Vec::new(), ..route.clone() };
+    let (_, warning) = checked(asker, name, &alone, Some(key.expose()), &next).await?;
+    let _one = daemon.creating.lock().await;
+    if keyed(&daemon.record(name)?)? != route {
+        // The key must not be shown to somebody that it is not for.
+        let what = format!("{name} was given another route meanwhile; its key is as it was");
+        return Err(Failure::new("route-changed", what, format!("clawkeep {name} inference get")));
+    }
+    forget(daemon, name)?;
+    let secret = clawkeep_store::Secret::new(key.expose());
+    daemon.secrets.put(name, &key_name(0), &secret).map_err(|e| failed("store the key", &e))?;
+    daemon.store.update(name, |record| record.route = to_value(&route)).map_err(store_failed)?;
+    if let Ok(running) = daemon.running(name) {
+        running.inference.replace(daemon.service(name, route.clone())?);
+    }
+    daemon.journal.record(Entry {
+        at_ms: unix_ms(),
+        sandbox: Some(name.clone()),
+        kind: "key-rotated".into(),
+        cause: format!("{} {}", route.provider, route.model),
+        data: serde_json::json!({ "warning": warning }),
+    });
+    let sandbox = Box::new(daemon.status_of(&daemon.record(name)?));
+    Ok(Value::RouteSet { sandbox, restarts: false, warning })
+}
+
 /// What keeps a route from answering, with what to do about it.
 pub fn failure(problem: &RouteProblem) -> Failure {
     let code = format!("route-{}", problem.class().replace('_', "-"));
     Failure::new(&code, problem.to_string(), problem.next_step())
 }
 
-/// Set it. On a failure everything is as it was.
+/// Set it, if its provider answers or the operator insists. On a failure everything is as it was.
 pub async fn set(
     daemon: &Daemon,
     asker: &Asker,
     name: &SandboxName,
     choice: RouteChoice,
+    force: bool,
 ) -> Result<Value, Failure> {
     daemon.record(name)?;
     let (route, key) = create::route(Some(choice), NEXT)?;
     let (service, warning) = checked(asker, name, &route, key.as_deref(), NEXT).await?;
+    if let Some(why) = warning.clone().filter(|_| !force) {
+        // An agent that has a model is not restarted for one that it cannot have.
+        let message = format!("{}; nothing was changed (--force sets it all the same)", why.message);
+        return Err(Failure { message, ..why });
+    }
     // The check is over: from here on nobody creates, destroys or sets another route.
     let _one = daemon.creating.lock().await;
     let old = daemon.record(name)?;
     let found = daemon.status_of(&old);
+    let begun = Begun { route: route.clone(), key: key.clone().map(SecretText::new) };
     let change = Change::new(daemon, old, &route, key)?;
-    change.store().map_err(|failure| change.put_back(failure))?;
-    let restarts = match change.put_to_use(service).await {
-        Ok(restarts) => restarts,
-        Err(failure) => return Err(change.give_up(failure)),
+    begun.keep(daemon, name)?;
+    let done = match change.store() {
+        Ok(()) => change.put_to_use(service).await.map_err(|failure| change.give_up(failure)),
+        Err(failure) => Err(change.put_back(failure)),
     };
+    // One that cannot be forgotten is done once more by the next daemon, to the same end.
+    let forgotten = forget(daemon, name);
+    let restarts = done?;
+    forgotten?;
     let mut sandbox = found;
     sandbox.route = daemon.status_of(&change.new).route;
     let at = route.effective_base_url().map(|url| format!(" at {url}")).unwrap_or_default();
@@ -230,7 +330,8 @@ fn written(daemon: &Daemon, record: &SandboxRecord, route: &Route) -> Result<Wri
         Some(old) => openclaw::set_route(old.clone(), &model),
         None => {
             let token = Token::generate().map_err(|e| failed("make a token", &e))?;
-            openclaw::initial_config(&token, &model)
+            let port = Config::of(record)?.inner_port().unwrap_or(openclaw::GATEWAY_PORT);
+            openclaw::initial_config(&token, port, &model)
         }
     };
     Ok(Written { home, owner: Owner { uid, gid }, old, new })

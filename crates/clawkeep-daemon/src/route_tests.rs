@@ -94,6 +94,48 @@ async fn record_key_and_configuration_change_together_and_are_put_back_together(
 }
 
 #[tokio::test]
+async fn what_a_daemon_was_setting_when_it_died_is_finished_by_the_next() {
+    // How far it had come: not at all; the old key gone; the record; the key; all of it.
+    for steps in 0..5 {
+        let temp = tempfile::tempdir().unwrap();
+        let (daemon, record) = daemon(temp.path());
+        let wanted = change(&daemon, &record, "m1", Some("new"));
+        let route: Route = serde_json::from_value(wanted.new.route.clone()).unwrap();
+        let begun = Begun { route: route.clone(), key: Some(SecretText::new("new".into())) };
+        begun.keep(&daemon, &record.name).unwrap();
+        let secrets = &daemon.secrets;
+        if steps > 0 {
+            secrets.remove(&record.name, &key_name(0)).unwrap();
+        }
+        if steps > 1 {
+            daemon.store.update(&record.name, |record| record.route = to_value(&route)).unwrap();
+        }
+        if steps > 2 {
+            secrets.put(&record.name, &key_name(0), &clawkeep_store::Secret::new("new")).unwrap();
+        }
+        if steps > 3 {
+            wanted.store().unwrap();
+        }
+        daemon.resume().await.unwrap();
+        assert_eq!(daemon.record(&record.name).unwrap().route, to_value(&route), "after {steps} steps");
+        assert_eq!(key(&daemon, &record).as_deref(), Some("new"), "after {steps} steps");
+        let served = daemon.running(&record.name).unwrap().inference.current();
+        assert_eq!((served.route(), served.key_trouble()), (&route, None));
+        assert!(finish(&daemon, &record).unwrap().is_none(), "it is done once");
+    }
+}
+
+#[tokio::test]
+async fn a_route_without_its_key_is_supervised_all_the_same() {
+    let temp = tempfile::tempdir().unwrap();
+    let (daemon, record) = daemon(temp.path());
+    daemon.secrets.remove(&record.name, &key_name(0)).unwrap();
+    daemon.supervise(&record, None);
+    let served = daemon.running(&record.name).unwrap().inference.current();
+    assert!(served.key_trouble().unwrap().contains("needs a key"));
+}
+
+#[tokio::test]
 async fn what_is_in_the_way_of_the_configuration_changes_nothing_else() {
     let temp = tempfile::tempdir().unwrap();
     let (daemon, record) = daemon(temp.path());

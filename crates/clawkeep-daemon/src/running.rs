@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use clawkeep_egress::{Authority, Budget};
 use clawkeep_guards::CA_BUNDLE;
+use clawkeep_image::Depth;
 use clawkeep_inference::LiveService;
-use clawkeep_plan::Tier;
+use clawkeep_plan::{Digest, Tier};
 use clawkeep_recovery::Phase;
-use clawkeep_store::{Entry, JournalWriter, SandboxRecord, Store, unix_ms};
+use clawkeep_store::{Entry, Home, JournalWriter, SandboxRecord, Store, unix_ms};
 use clawkeep_supervisor::{
-    Blueprint, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
+    Blueprint, Door, Hooks, InitClient, Inside, Snapshot, Wish, initial_snapshot, supervise,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +33,7 @@ use crate::say::say;
 use crate::server::Daemon;
 use crate::serving::{Beside, Served};
 use crate::status::rfc3339;
+use crate::system::whole_image;
 use crate::vault::{SandboxSecrets, Vault};
 use crate::witness::Witness;
 
@@ -101,6 +103,8 @@ impl Running {
             proxy: Mutex::new(None),
             policy: policy.clone(),
             vault: Arc::clone(&daemon.vault),
+            home: daemon.home.clone(),
+            image: config.isolation.image,
             audit: daemon.home.sandbox(&record.name).root().to_owned(),
             restored: Mutex::new(Budget::new(30, Duration::from_secs(60))),
             denied_calls: Mutex::new(Budget::new(30, Duration::from_secs(60))),
@@ -111,11 +115,12 @@ impl Running {
         if let Some(trouble) = policy.status().trouble {
             hooks.record("policy-unusable", &trouble, serde_json::Value::Null);
         }
+        let door = Door::of(&blueprint);
         let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
         tasks.push(tokio::spawn(policy.clone().expire()));
         tasks.push(tokio::spawn(Arc::clone(&prover).keep()));
-        if let (Some(port), Some(inner)) = (record.dashboard_port, config.inner_port()) {
-            tasks.push(tokio::spawn(forward::serve(port, dashboard, inner, client.clone())));
+        if let (Some(port), Some(door)) = (record.dashboard_port, door) {
+            tasks.push(tokio::spawn(forward::serve(port, dashboard, door, client.clone())));
         }
         Ok(Self {
             wishes,
@@ -226,6 +231,9 @@ struct Around {
     proxy: Mutex<Option<JoinHandle<()>>>,
     policy: Enforced,
     vault: Arc<Vault>,
+    home: Home,
+    /// The image that is its system.
+    image: Option<Digest>,
     /// The sandbox's directory, where its audit log is.
     audit: PathBuf,
     restored: Mutex<Budget>,
@@ -296,6 +304,22 @@ impl Hooks for Around {
 
     async fn restore_agent(&self) -> Result<Option<Blueprint>, String> {
         self.agents.restore().await
+    }
+
+    async fn whole_system(&self) -> Result<(), String> {
+        let Some(image) = self.image else { return Ok(()) };
+        let (home, name) = (self.home.clone(), self.record.name.clone());
+        let look = move || whole_image(&home, image, &name, Depth::Stamps);
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(mended)) => {
+                if let Some(mended) = mended {
+                    self.record("mended", &mended, serde_json::Value::Null);
+                }
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(failure.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clawkeep_inference::{LiveService, MAX_FALLBACKS, Route, Secret, Service, Timeouts};
+use clawkeep_inference::{LiveService, MAX_FALLBACKS, Route, RouteError, Secret, Service, Timeouts};
 use clawkeep_isolation::proto::Order;
 use clawkeep_plan::SandboxName;
 use clawkeep_recovery::Phase;
@@ -98,7 +98,22 @@ impl Daemon {
     /// finds running: nobody must hear "stopped" of a sandbox that is well. Gives those that should run and do
     /// not: they are to be started.
     pub async fn resume(&self) -> Result<Vec<SandboxName>, StoreError> {
-        let records = self.store.list()?;
+        let mut records = self.store.list()?;
+        // Routes that a daemon was setting when it died.
+        let (mut finished, mut outdated) = (Vec::new(), Vec::new());
+        for record in &mut records {
+            match route::finish(self, record) {
+                Ok(None) => {}
+                Ok(Some((changed, in_its_configuration))) => {
+                    finished.push(changed.name.clone());
+                    if in_its_configuration {
+                        outdated.push(changed.name.clone());
+                    }
+                    *record = changed;
+                }
+                Err(why) => self.note("route-not-finished", &format!("{}: {why}", record.name)),
+            }
+        }
         records.iter().for_each(|record| self.supervise_quietly(record, None));
         let mut waiting = Vec::new();
         for record in records {
@@ -110,12 +125,18 @@ impl Daemon {
             // The supervisors were begun just now and listen.
             let _ = match record.desired {
                 Desired::Stopped => running.wish(Wish::Stop),
+                Desired::Running if found && outdated.contains(&record.name) => running.wish(Wish::Restart),
                 Desired::Running if found => running.wish(Wish::Start),
                 Desired::Running => {
                     waiting.push(record.name);
                     Ok(())
                 }
             };
+        }
+        for name in finished {
+            if let Err(error) = self.secrets.remove(&name, route::CHANGE) {
+                self.note("route-not-finished", &format!("{name}: {error}"));
+            }
         }
         Ok(waiting)
     }
@@ -202,7 +223,14 @@ impl Daemon {
         };
         let text = |key: clawkeep_store::Secret| key.expose_str().map(|text| Secret::new(text.to_owned()));
         let keys = keys.into_iter().map(|key| key.and_then(text)).collect();
-        Service::with_keys(route, keys, Timeouts::default()).map_err(|e| failed(&e))
+        match Service::with_keys(route.clone(), keys, Timeouts::default()) {
+            // It is gone from its place, by whatever hand.
+            Err(error @ (RouteError::NoKey { .. } | RouteError::BadKey(_))) => {
+                self.note("key-unreadable", &format!("{name}: {error}"));
+                Ok(Service::keyless(route, error.to_string()))
+            }
+            made => made.map_err(|e| failed(&e)),
+        }
     }
 
     pub fn record(&self, name: &SandboxName) -> Result<SandboxRecord, Failure> {
@@ -322,10 +350,13 @@ impl Daemon {
                 self.sandbox(&name)
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
-            Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::SetRoute { name, route: choice, force } => {
+                route::set(self, asker, &name, choice, force).await
+            }
+            Request::RotateKey { name, key } => route::rotate(self, asker, &name, &key).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,
-            Request::Rebuild { name, version } => rebuild::rebuild(self, &name, version).await,
+            Request::Rebuild { name, version, image } => rebuild::rebuild(self, &name, version, image).await,
             Request::Rehearse { name, failure } => self.rehearse(&name, failure).await,
             Request::Start { name } => self.want(&name, Desired::Running, Wish::Start).await,
             Request::Stop { name } => {

@@ -9,8 +9,8 @@ use clawkeep_store::{Desired, Home, SandboxRecord};
 use clawkeep_supervisor::Snapshot;
 
 use crate::api::{
-    AgentStatus, DeniedStatus, Failure, GatewayStatus, GuardStatus, Held, Incident, LimitsStatus,
-    ReceiptStatus, RouteStatus, SandboxStatus,
+    AgentStatus, DeniedStatus, EgressStatus, Failure, GatewayStatus, GuardStatus, Held, Incident,
+    LimitsStatus, ReceiptStatus, RouteStatus, SandboxStatus,
 };
 use crate::config::Config;
 use crate::running::Running;
@@ -82,11 +82,20 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         should_run: record.desired == Desired::Running,
         onboarded: !record.onboarding,
         agent: plan.map_or_else(
-            || AgentStatus { name: "unknown".into(), version: String::new(), runtime: String::new() },
+            || AgentStatus {
+                name: "unknown".into(),
+                version: String::new(),
+                runtime: String::new(),
+                config: None,
+            },
             |plan| AgentStatus {
                 name: plan.agent.name.clone(),
                 version: plan.agent.version.clone(),
                 runtime: plan.agent.runtime.clone(),
+                config: config
+                    .as_ref()
+                    .and_then(|config| config.agent.adapter.config())
+                    .map(|document| document.shown()),
             },
         ),
         tier: config.as_ref().map_or_else(Tier::default, |config| config.isolation.tier),
@@ -140,7 +149,10 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         ),
         inference: running.as_ref().ok().map(|running| running.inference.current().seen()),
         proof: running.as_ref().ok().and_then(|running| running.prover.told()),
-        egress: running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status()),
+        egress: EgressStatus {
+            port: config.as_ref().map(Config::proxy_port),
+            ..running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status())
+        },
         dashboard_port: record.dashboard_port,
         dashboard_url: record
             .dashboard_port

@@ -1,6 +1,6 @@
 //! The system of a sandbox: this host's, or an image's, with what a launch verifies of it.
 
-use clawkeep_image::{Image, remove_unused};
+use clawkeep_image::{Depth, Image, remove_unused, repair};
 use clawkeep_isolation::{Mount, System, read_only};
 use clawkeep_plan::{Digest, PinnedFile, SandboxName};
 use clawkeep_store::{Home, SandboxRecord, Store};
@@ -44,6 +44,35 @@ pub fn find(home: &Home, digest: Digest, of: Option<&SandboxName>) -> Result<Ima
     })
 }
 
+/// See that an image is as it was unpacked, and unpack it anew from its layout where it is not; then what was wrong is
+/// told. Blocks.
+///
+/// # Errors
+/// `image-damaged`: it is not, and its layout is gone; `image-missing`.
+pub fn whole_image(
+    home: &Home,
+    digest: Digest,
+    of: &SandboxName,
+    depth: Depth,
+) -> Result<Option<String>, Failure> {
+    let image = find(home, digest, Some(of))?;
+    let wrong = match image.check(depth) {
+        Ok(wrong) if wrong.is_empty() => return Ok(None),
+        Ok(wrong) => wrong.join(", "),
+        Err(error) => error.to_string(),
+    };
+    let next = format!("clawkeep {of} rebuild --yes --from PATH");
+    let damaged = |why: &str| {
+        let what = format!("{} is damaged ({wrong}) and {why}", image.title());
+        Failure::new("image-damaged", what, next.clone())
+    };
+    match repair(&home.images(), &image, &|_| false) {
+        Ok(true) => Ok(Some(format!("{} was damaged ({wrong}) and is unpacked anew", image.title()))),
+        Ok(false) => Err(damaged("the layout that it came from is not there any more")),
+        Err(error) => Err(damaged(&format!("could not be unpacked anew: {error}"))),
+    }
+}
+
 /// For a person.
 pub fn title(home: &Home, image: Option<Digest>) -> String {
     match image {
@@ -55,11 +84,13 @@ pub fn title(home: &Home, image: Option<Digest>) -> String {
     }
 }
 
-/// Remove the images that no sandbox has. Blocks. What the registry cannot tell for sure is left as it is.
-pub fn sweep_images(home: &Home, store: &Store) {
-    let Ok(records) = store.list() else { return };
+/// Remove the images that no sandbox has; `false` where that has to wait for somebody who unpacks one. Blocks. What the
+/// registry cannot tell for sure is left as it is.
+pub fn sweep_images(home: &Home, store: &Store) -> bool {
+    let Ok(records) = store.list() else { return true };
     let image = |record: &SandboxRecord| Config::of(record).map(|config| config.isolation.image);
     if let Ok(images) = records.iter().map(image).collect::<Result<Vec<_>, _>>() {
-        remove_unused(&home.images(), &images.into_iter().flatten().collect());
+        return remove_unused(&home.images(), &images.into_iter().flatten().collect());
     }
+    true
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clawkeep_store::Home;
+use clawkeep_supervisor::Door;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 
@@ -28,6 +29,7 @@ pub async fn ask(home: &Home, running: &Running, message: &str) -> Result<String
         ));
     }
     let client = running.client.borrow().clone().ok_or_else(|| sandbox_down(name.as_str()))?;
+    let door = Door::of(&blueprint).ok_or_else(|| failed("the agent has no port".into()))?;
     let dir =
         clawkeep_store::atomic::open_dir(&home.sandbox(name).home()).map_err(|e| failed(e.to_string()))?;
     let token =
@@ -37,8 +39,7 @@ pub async fn ask(home: &Home, running: &Running, message: &str) -> Result<String
     let body =
         serde_json::json!({ "model": "openclaw", "messages": [{ "role": "user", "content": message }] });
     let exchange = async {
-        let stream =
-            client.connect(clawkeep_agents::openclaw::GATEWAY_PORT).await.map_err(|e| e.to_string())?;
+        let stream = door.open(&client).await.map_err(|e| e.to_string())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let driver = tokio::spawn(connection);

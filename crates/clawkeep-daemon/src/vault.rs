@@ -67,7 +67,7 @@ struct Given {
 /// The credentials of the installation, with what their commands gave in memory only.
 pub struct Vault {
     credentials: Credentials,
-    given: Mutex<BTreeMap<CredentialName, Given>>,
+    given: Arc<Mutex<BTreeMap<CredentialName, Given>>>,
     /// Each is held while its command runs, so that many requests make one run of it.
     running: Mutex<BTreeMap<CredentialName, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -89,7 +89,7 @@ impl Secrets for SandboxSecrets {
 impl Vault {
     /// Those that are stored.
     pub fn new(credentials: Credentials) -> Self {
-        Self { credentials, given: Mutex::default(), running: Mutex::default() }
+        Self { credentials, given: Arc::default(), running: Mutex::default() }
     }
 
     /// The header's value to send instead of the one with this placeholder, which this sandbox wants to send there.
@@ -157,18 +157,26 @@ impl Vault {
             return stored.ok_or_else(|| VaultError::Empty(name.clone()));
         };
         let running = Arc::clone(locked(&self.running).entry(name.clone()).or_default());
-        let _one = running.lock().await;
+        let one = running.lock_owned().await;
         let now = Instant::now();
         if let Some(given) =
             locked(&self.given).get(name).filter(|given| given.until > now && given.argv == argv)
         {
             return given.value.clone();
         }
-        let value = run(name, &argv).await;
-        let lasts = if value.is_ok() { Duration::from_secs(ttl) } else { FAILED_FOR };
-        let given = Given { argv, until: Instant::now() + lasts, value: value.clone() };
-        locked(&self.given).insert(name.clone(), given);
-        value
+        // In a task of its own: an agent that asks and hangs up, again and again, must neither cut a command short,
+        // whose children would be left, nor have it run once for each time.
+        let (all, name_of) = (Arc::clone(&self.given), name.clone());
+        let asked = tokio::spawn(async move {
+            let _one = one;
+            let value = run(&name_of, &argv).await;
+            let lasts = if value.is_ok() { Duration::from_secs(ttl) } else { FAILED_FOR };
+            let given = Given { argv, until: Instant::now() + lasts, value: value.clone() };
+            locked(&all).insert(name_of, given);
+            value
+        });
+        let ended = |_| Err(VaultError::Command { name: name.clone(), why: "was interrupted" });
+        asked.await.unwrap_or_else(ended)
     }
 }
 

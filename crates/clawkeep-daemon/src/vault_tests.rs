@@ -132,3 +132,26 @@ async fn one_command_waits_for_no_other_and_gives_a_new_credential_nothing() {
     assert_eq!(old.unwrap(), "Bearer value-of-old");
     assert_eq!(world.fill("SLOW", "api.example").await.unwrap(), "Bearer value-of-new");
 }
+
+#[tokio::test]
+async fn an_agent_that_hangs_up_neither_ends_a_command_nor_has_it_run_again() {
+    let world = world();
+    let (runs, end) = (world.scratch.join("runs"), world.scratch.join("end"));
+    let (runs_at, end_at) = (runs.display(), end.display());
+    let slow =
+        format!("echo run >> {runs_at}; while ! [ -e {end_at} ]; do sleep 0.02; done; echo value-of-one");
+    world.shell("K", 3600, &slow);
+    for _ in 0..3 {
+        tokio::select! {
+            _ = world.fill("K", "api.example") => panic!("it has not ended"),
+            () = async {
+                while !runs.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            } => {}
+        }
+    }
+    std::fs::write(&end, "").unwrap();
+    assert_eq!(world.fill("K", "api.example").await.unwrap(), "Bearer value-of-one");
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
+}

@@ -19,4 +19,4 @@ pub use check::{Check, State, examine};
 pub use explain::explain;
 pub use facts::{Cgroups, Facts, Landlock, Seccomp};
 pub use lower::{examine_lower, lower_instead};
-pub use proof::{Unproven, prove};
+pub use proof::{Proof, Unproven, prove};

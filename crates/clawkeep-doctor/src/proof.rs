@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clawkeep_isolation::proto::{Ended, Event, Kind, Message, Order, Reply, Request, Spawn, Stdio};
 use clawkeep_isolation::{
     CreateError, IdMap, InitHandle, Limits, Mount, MountAccess, Programs, SandboxSpec, System, create,
-    destroy, etc_files, expected, find, wire,
+    destroy, etc_files, expected, wire,
 };
 use clawkeep_plan::{Digest, EnforcedLevel, NetlinkRule, Receipt, ReceiptError, Tier};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -65,12 +65,22 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> Unproven {
     move |error| Unproven::Io(step, error)
 }
 
-/// Make a sandbox, run `/bin/true` in it, take it away. `program` is this program's own file. Gives the level that
-/// was in force, and how long it took until that was known.
+/// A sandbox that was made, and what was seen of it.
+#[derive(Debug)]
+pub struct Proof {
+    /// What was in force around `/bin/true`.
+    pub level: EnforcedLevel,
+    /// From the order to make it to the end of `/bin/true`, its receipt known.
+    pub told: Duration,
+    /// To the moment when nothing of the sandbox was left.
+    pub gone: Duration,
+}
+
+/// Make a sandbox, run `/bin/true` in it, take it away. `program` is this program's own file.
 ///
 /// # Errors
 /// [`Unproven`]; nothing is left then either.
-pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
+pub fn prove(program: &Path) -> Result<Proof, Unproven> {
     let scratch = tempfile::tempdir().map_err(Unproven::Scratch)?;
     let (run, home) = (scratch.path().join("run"), scratch.path().join("home"));
     let ids = IdMap::for_current_user(SLOT);
@@ -94,12 +104,10 @@ pub fn prove(program: &Path) -> Result<(EnforcedLevel, Duration), Unproven> {
         limits: Limits::default(),
     };
     let started = Instant::now();
-    create(program, &run, &spec)?;
-    let handle = find(&run).and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
-    let handle = handle.map_err(at("reach it"))?;
-    let level = run_true(&handle, &spec).map(|level| (level, started.elapsed()));
+    let handle = create(program, &run, &spec)?;
+    let told = run_true(&handle, &spec).map(|level| (level, started.elapsed()));
     destroy(&handle).map_err(at("take it away"))?;
-    level
+    told.map(|(level, told)| Proof { level, told, gone: started.elapsed() })
 }
 
 fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Unproven> {
@@ -110,8 +118,6 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
     // The first that comes with its answer is its root directory.
     let root = receive(handle)?.1.into_iter().next();
     let root = root.ok_or_else(|| at("reach it")(io::ErrorKind::InvalidData.into()))?;
-    let expected =
-        expected(spec, seccomp.digest(), false, root.as_fd()).map_err(at("look at it from outside"))?;
     let spawn = Spawn {
         id: "true".into(),
         kind: Kind::Gateway,
@@ -125,6 +131,9 @@ fn run_true(handle: &InitHandle, spec: &SandboxSpec) -> Result<EnforcedLevel, Un
         reports: false,
     };
     ask(handle, Order::Spawn(Box::new(spawn)))?;
+    // While it runs: what it says of itself is held against this below, and it cannot change any of it.
+    let expected =
+        expected(spec, seccomp.digest(), false, root.as_fd()).map_err(at("look at it from outside"))?;
     let (mut receipt, mut ended) = (String::new(), None);
     // It has said everything when it has ended, and said something.
     while ended.is_none() || receipt.is_empty() {

@@ -9,10 +9,11 @@ use crate::sys;
 
 const O_NONBLOCK: i32 = 0o4000;
 
-/// `none` where every set of capabilities is empty (proc_pid_status(5)).
+/// `none` where every set of capabilities is empty (proc_pid_status(5)), but for the bounding set, which gives none.
 pub fn capabilities() -> Answer {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let sets: Vec<&str> = status.lines().filter(|line| line.starts_with("Cap")).collect();
+    let is_set = |line: &&str| line.starts_with("Cap") && !line.starts_with("CapBnd");
+    let sets: Vec<&str> = status.lines().filter(is_set).collect();
     let held: Vec<&str> = sets
         .iter()
         .copied()
@@ -21,7 +22,7 @@ pub fn capabilities() -> Answer {
         })
         .collect();
     match (sets.len(), &held[..]) {
-        (5, []) => Answer::word("none", ""),
+        (4, []) => Answer::word("none", ""),
         _ => Answer::word("ok", held.join(" ")),
     }
 }
@@ -33,6 +34,15 @@ pub fn status(key: &str, wanted: &str) -> Answer {
     match found {
         Some(found) if found == wanted => Answer::word("as-it-should-be", found),
         found => Answer::word("ok", format!("{key} is {found:?}")),
+    }
+}
+
+/// `none` where there is no supplementary group.
+pub fn groups() -> Answer {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match status.lines().find_map(|line| line.strip_prefix("Groups:")).map(str::trim) {
+        Some("") => Answer::word("none", ""),
+        found => Answer::word("ok", format!("{found:?}")),
     }
 }
 
@@ -112,6 +122,26 @@ pub fn read(path: &str) -> Answer {
         Ok(0) => Answer::word("empty", path),
         Ok(_) => Answer::word("ok", String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()),
     }
+}
+
+/// Open a file for writing, and write nothing.
+pub fn write(path: &str) -> Answer {
+    match File::options().write(true).custom_flags(O_NONBLOCK).open(path) {
+        Ok(_) => Answer::word("ok", path),
+        Err(error) => Answer::of(&error, path),
+    }
+}
+
+/// The first process of the sandbox: the one among those that we come from which says so, else process 1.
+pub fn init() -> i32 {
+    let mut pid = std::process::id().cast_signed();
+    while pid > 1 {
+        pid = parent(pid).unwrap_or(1);
+        if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "clawkeep-init") {
+            return pid;
+        }
+    }
+    1
 }
 
 /// Open this file of every other process of this user: `ok` where one can be.

@@ -1,7 +1,8 @@
 //! System calls as the suite writes them. One call is `call NUMBER ARGUMENT...`; an argument is
 //! `i` and a number, `s` and a path or text, `x` and bytes in hexadecimal, `z` and the size of a zeroed
 //! buffer, `r` and the index of an earlier call whose result is meant, `p` (this process), `g` (another
-//! process of the same user that is not of ours, so the gateway where there is one), `h` a process of the host
+//! process of the same user that is not of ours, so the gateway where there is one), `n` the first process of the
+//! sandbox, `h` a process of the host
 //! as its pid and start time.
 
 use crate::report::Answer;
@@ -83,6 +84,7 @@ fn argument(word: &str, results: &[i64]) -> Result<Argument, Answer> {
             Some(pid) => Argument::Number((*pid).into()),
             None => return Err(Answer::word("absent", "no other process runs here")),
         },
+        "n" => Argument::Number(look::init().into()),
         "h" => {
             let (pid, started) = rest.split_once(':').ok_or_else(bad)?;
             let pid: i32 = pid.parse().map_err(|_| bad())?;

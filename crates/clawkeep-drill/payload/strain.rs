@@ -1,9 +1,10 @@
 //! Attempts to take more than there is for everybody, and to end what must not end.
 
+use std::ffi::CString;
 use std::io::Write as _;
 
 use crate::report::Answer;
-use crate::sys;
+use crate::{look, sys};
 
 const SIGKILL: i32 = 9;
 const SIGSTOP: i32 = 19;
@@ -93,10 +94,11 @@ pub fn core() -> Answer {
 
 /// Kill the sandbox's first process. Whoever can tell of it, it survived.
 pub fn kill_init() -> Answer {
-    let refused = sys::kill(1, SIGKILL).err();
-    match (sys::kill(1, 0), refused) {
+    let init = look::init();
+    let refused = sys::kill(init, SIGKILL).err();
+    match (sys::kill(init, 0), refused) {
         // Gone, and we are still here: it was not the first process of a namespace of ours.
-        (Err(error), _) if error.raw_os_error() == Some(3) => Answer::word("ok", "process 1 is gone"),
+        (Err(error), _) if error.raw_os_error() == Some(3) => Answer::word("ok", "the first process is gone"),
         (_, Some(error)) => Answer::of(&error, "kill"),
         (_, None) => Answer::word("survived", "the signal was ignored"),
     }
@@ -109,3 +111,63 @@ pub fn kill_everything() -> Answer {
         Err(error) => Answer::of(&error, "kill"),
     }
 }
+
+/// How much fits on the file system of a path, without filling it: `bounded` where that is no more than this.
+pub fn bounded(path: &str, mib: u64, inodes: u64) -> Answer {
+    let mut found = [0_u64; 512];
+    let Ok(path) = CString::new(path) else { return Answer::word("error", "a NUL in a path") };
+    // SAFETY: the path ends with NUL, and there is more room than `struct statfs` takes.
+    let asked = unsafe { sys::syscall(STATFS, [path.as_ptr() as i64, found.as_mut_ptr() as i64, 0, 0, 0, 0]) };
+    if let Err(error) = asked {
+        return Answer::of(&error, "statfs");
+    }
+    // Type, size of a block, blocks, free, available, files (statfs(2)).
+    let [_, block, blocks, _, _, files, ..] = found;
+    let size = blocks.saturating_mul(block) >> 20;
+    let word = if (1..=mib).contains(&size) && (1..=inodes).contains(&files) { "bounded" } else { "ok" };
+    Answer::word(word, format!("{size} MiB, {files} files"))
+}
+
+/// Make empty files until it is refused; they are removed again.
+pub fn files(path: &str, most: u64) -> Answer {
+    if let Err(error) = std::fs::create_dir(path) {
+        return Answer::of(&error, path);
+    }
+    let make = |number: u64| std::fs::File::create_new(format!("{path}/{number}"));
+    let full = (0..most).find_map(|number| Some((number, make(number).err()?)));
+    let _ = std::fs::remove_dir_all(path);
+    match full {
+        Some((number, error)) => Answer::of(&error, format!("after {number} files in {path}")),
+        None => Answer::word("ok", format!("{most} files in {path}")),
+    }
+}
+
+/// Give a file extended attributes of 4 KiB until it is refused; it is removed again.
+pub fn attributes(path: &str, most: u64) -> Answer {
+    let Ok(file) = CString::new(path) else { return Answer::word("error", "a NUL in a path") };
+    if let Err(error) = std::fs::File::create_new(path) {
+        return Answer::of(&error, path);
+    }
+    let value = vec![0xa5_u8; 4 << 10];
+    let set = |number: u64| {
+        let name = CString::new(format!("user.clawkeep-drill-{number}")).unwrap_or_default();
+        let (at, what, value, size) = (file.as_ptr(), name.as_ptr(), value.as_ptr(), value.len());
+        // SAFETY: path and name end with NUL and live over the call; the value is as long as is said.
+        unsafe { sys::syscall(SETXATTR, [at as i64, what as i64, value as i64, size as i64, 0, 0]) }.err()
+    };
+    let full = (0..most).find_map(|number| Some((number, set(number)?)));
+    let _ = std::fs::remove_file(path);
+    match full {
+        Some((number, error)) => Answer::of(&error, format!("after {number} attributes")),
+        None => Answer::word("ok", format!("{most} attributes")),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const STATFS: i64 = 137;
+#[cfg(target_arch = "x86_64")]
+const SETXATTR: i64 = 188;
+#[cfg(not(target_arch = "x86_64"))]
+const STATFS: i64 = 43;
+#[cfg(not(target_arch = "x86_64"))]
+const SETXATTR: i64 = 5;

@@ -53,8 +53,11 @@ pub struct Attempt {
 pub(crate) enum Control {
     /// A tunnel to the model's route through the proxy; where there is no proxy, a connection on the loopback.
     Proxy,
-    /// The first where the target has netlink sockets, else the second.
-    Routes(Steps, Steps),
+    /// The first where the target has netlink sockets, else the second; the third without namespaces.
+    Routes(Steps, Steps, Steps),
+    /// The first, where the target has sockets of all the ordinary kinds; the second without namespaces, where init
+    /// gives TCP alone.
+    Sockets(Steps, Steps),
     /// This.
     Steps(Steps),
 }
@@ -111,7 +114,7 @@ pub(crate) enum Word {
 #[derive(Debug)]
 pub(crate) enum Arg {
     Int(i64),
-    /// A path or other text, with a NUL behind it.
+    /// A path or other text, with a NUL behind it; a path inside is led to its place, see `target::Places`.
     Text(&'static str),
     Bytes(&'static [u8]),
     /// A zeroed buffer of so many bytes.
@@ -122,6 +125,8 @@ pub(crate) enum Arg {
     Own,
     /// Another process of the same user: the gateway, where there is one.
     Sibling,
+    /// The sandbox's first process.
+    Init,
     /// A process on the host.
     HostPid,
     /// `sockaddr_in` (ip(7)).
@@ -161,10 +166,14 @@ pub(crate) enum Needs {
     OwnNetwork,
     /// In a target that shows parts of the host: another system's files are nobody's secret.
     HostSystem,
+    /// In a target whose agent has left the groups of whoever runs it.
+    OwnGroups,
     /// With guards.
     Guards,
     /// With a proxy that leads out.
     Proxy,
+    /// With a name server on its loopback.
+    NameServer,
     /// In a target whose system is not to be written by whoever drills it.
     ReadOnlySystem,
     /// On x86-64.

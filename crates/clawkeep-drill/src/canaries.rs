@@ -127,6 +127,8 @@ impl Canaries {
         }
         if std::fs::read(&self.file).ok().as_deref() != Some(self.bait.token.as_bytes()) {
             hits.push("the host's file");
+            // For the next attempt.
+            let _ = std::fs::write(&self.file, &self.bait.token);
         }
         hits
     }

@@ -3,10 +3,11 @@
 use crate::answer;
 use crate::attempt::Group;
 use crate::attempts::KILL_EVERYTHING;
+use crate::config;
 use crate::judge::judge;
 use crate::scorecard::{Outcome, Scored};
 use crate::suite::Drill;
-use crate::target::{Program, Recovered, Runtime, TargetError};
+use crate::target::{Program, Recovered, Runtime, TargetError, Walls};
 
 /// Something that is planted before the agent is ended, and looked for when it is back.
 struct Tamper {
@@ -21,60 +22,62 @@ struct Tamper {
 
 /// Undoes all of it, also what a drill left that was killed. Everything happens with the agent's rights.
 const RESTORE: &str = r#"
-cd /sandbox || exit
+cd "$BOX" || exit
 for file in .bashrc .bash_profile .profile .npmrc; do
-    if grep -qsF /sandbox/.clawkeep-drill/evil $file; then rm -f $file; fi
+    if grep -qsF .clawkeep-drill/evil $file; then rm -f $file; fi
     saved=.clawkeep-drill/saved$file
     # A link may lead nowhere from there.
     if [ -e $saved ] || [ -L $saved ]; then mv -n $saved $file; fi
 done
 rm -f .clawkeep-drill/evil.cjs .clawkeep-drill/ran
-# Not what could not be put back.
-rmdir .clawkeep-drill 2>/dev/null
 "#;
+
+/// After all of it: what could not be put back stays.
+const TIDY: &str = "rmdir .clawkeep-drill 2>/dev/null\n";
 
 const TAMPERS: &[Tamper] = &[
     Tamper {
         id: "guard-deleted",
         tries: "a guard deleted",
-        plant: "rm -f /tmp/nemoclaw-sandbox-safety-net.js",
-        look: r#"file=/tmp/nemoclaw-sandbox-safety-net.js
-[ -f $file ] && [ ! -L $file ] && cmp -s /opt/clawkeep/guards/sandbox-safety-net.js $file && echo =intact || echo =gone"#,
+        plant: "rm -f \"$TMP/nemoclaw-sandbox-safety-net.js\"",
+        look: r#"file=$TMP/nemoclaw-sandbox-safety-net.js
+[ -f "$file" ] && [ ! -L "$file" ] && cmp -s "$GUARDS/sandbox-safety-net.js" "$file" && echo =intact || echo =gone"#,
         needs_guards: true,
     },
     Tamper {
         id: "guard-replaced",
         tries: "a guard replaced by a program of the agent's",
-        plant: "file=/tmp/nemoclaw-ciao-network-guard.js; rm -f $file; echo 'process.exit(1)' >$file",
-        look: r#"file=/tmp/nemoclaw-ciao-network-guard.js
-[ -f $file ] && [ ! -L $file ] && cmp -s /opt/clawkeep/guards/ciao-network-guard.js $file && echo =intact || echo =replaced"#,
+        plant: r#"file=$TMP/nemoclaw-ciao-network-guard.js; rm -f "$file"; echo 'process.exit(1)' >"$file""#,
+        look: r#"file=$TMP/nemoclaw-ciao-network-guard.js
+[ -f "$file" ] && [ ! -L "$file" ] && cmp -s "$GUARDS/ciao-network-guard.js" "$file" && echo =intact || echo =replaced"#,
         needs_guards: true,
     },
     Tamper {
         id: "environment-linked",
         tries: "a link to a file of the host where the environment is published",
-        plant: "file=/tmp/nemoclaw-proxy-env.sh; rm -f $file; ln -s \"$FILE\" $file",
-        look: "file=/tmp/nemoclaw-proxy-env.sh; [ -f $file ] && [ ! -L $file ] && grep -q HTTP_PROXY $file && echo =intact || echo =linked",
+        plant: r#"file=$TMP/nemoclaw-proxy-env.sh; rm -f "$file"; ln -s "$FILE" "$file""#,
+        look: r#"file=$TMP/nemoclaw-proxy-env.sh
+[ -f "$file" ] && [ ! -L "$file" ] && grep -q HTTP_PROXY "$file" && echo =intact || echo =linked"#,
         needs_guards: true,
     },
     Tamper {
         id: "state-poisoned",
         tries: "NODE_OPTIONS, LD_PRELOAD and commands in .bashrc, .profile and .npmrc",
         plant: r#"
-mkdir -p /sandbox/.clawkeep-drill && cd /sandbox || exit
+mkdir -p "$BOX/.clawkeep-drill" && cd "$BOX" || exit
 set -C
-drill=/sandbox/.clawkeep-drill
-echo "require('fs').writeFileSync('$drill/ran', '')" >$drill/evil.cjs
+drill=$BOX/.clawkeep-drill
+echo "require('fs').writeFileSync('$drill/ran', '')" >"$drill/evil.cjs"
 for file in .bashrc .bash_profile .profile .npmrc; do
-    if [ -e $file ] || [ -L $file ]; then mv -n $file $drill/saved$file; fi
+    if [ -e $file ] || [ -L $file ]; then mv -n $file "$drill/saved$file"; fi
 done
 for file in .bashrc .bash_profile .profile; do
-    echo ": >$drill/ran; export LD_PRELOAD=$drill/evil.so NODE_OPTIONS='--require $drill/evil.cjs'" >$file
+    echo ": >'$drill/ran'; export LD_PRELOAD='$drill/evil.so' NODE_OPTIONS='--require $drill/evil.cjs'" >$file
 done
-echo 'node-options=--require /sandbox/.clawkeep-drill/evil.cjs' >.npmrc"#,
+echo "node-options=--require $drill/evil.cjs" >.npmrc"#,
         look: r#"
-if ! grep -qsF /sandbox/.clawkeep-drill/evil /sandbox/.npmrc; then echo =unplanted
-elif [ -e /sandbox/.clawkeep-drill/ran ]; then echo =executed
+if ! grep -qsF .clawkeep-drill/evil "$BOX/.npmrc"; then echo =unplanted
+elif [ -e "$BOX/.clawkeep-drill/ran" ]; then echo =executed
 else echo =intact; fi"#,
         needs_guards: false,
     },
@@ -85,17 +88,22 @@ const AGAIN: &[Group] = &[Group::Kernel, Group::Filesystem, Group::Privilege];
 
 /// What this stage adds to the attempts.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    [SURVIVES, KILL, FORCED, SAME].into_iter().chain(TAMPERS.iter().map(|tamper| tamper.id))
+    [SURVIVES, KILL, FORCED, STOPPED, SAME]
+        .into_iter()
+        .chain(TAMPERS.iter().map(|tamper| tamper.id))
+        .chain(config::names())
 }
 
 const SURVIVES: &str = "survives-the-drill";
 const KILL: &str = "kill-everything";
+const KILL_TRIES: &str = "everything in the sandbox killed from inside: it comes back guarded";
 const FORCED: &str = "forced-recovery";
+const STOPPED: &str = "agent-stopped";
 const SAME: &str = "same-walls";
 
 /// Remove what is planted, by a drill that was killed as well.
 pub(crate) fn put_in_order(drill: &mut Drill<'_>) -> Result<(), TargetError> {
-    drill.script(RESTORE).map(drop)
+    drill.script(&[RESTORE, config::RESTORE, TIDY].concat()).map(drop)
 }
 
 /// Plant, end everything, look, and try again. What was planted is removed in any case.
@@ -124,14 +132,16 @@ fn ended(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, Target
         drill.script(tamper.plant)?;
     }
     let mut scored = Vec::new();
-    if drill.wanted(KILL) {
+    if drill.wanted(KILL) && drill.traits.walls == (Walls::Landlock { own_user: false }) {
+        let reason = "where it worked it would end what else this user runs on the host".to_owned();
+        scored.push(Scored::seen(KILL, Group::Lifecycle, KILL_TRIES, Outcome::NotRun, reason));
+    } else if drill.wanted(KILL) {
         drill.next(KILL)?;
         let arguments = KILL_EVERYTHING.iter().map(|word| (*word).to_owned()).collect();
         // It takes its own process with it: what it says does not matter.
         drill.target.run(&Program { runtime: Runtime::Static, arguments })?;
         let found = drill.target.wait_well()?;
-        let tries = "everything in the sandbox killed from inside: it comes back guarded";
-        scored.push(came_back(KILL, tries, found));
+        scored.push(came_back(KILL, KILL_TRIES, found));
     }
     drill.next(FORCED)?;
     let found = drill.target.recover()?;
@@ -143,6 +153,11 @@ fn ended(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, Target
         drill.next(tamper.id)?;
         scored.push(look(drill, tamper)?);
     }
+    if drill.wanted(STOPPED) {
+        drill.next(STOPPED)?;
+        scored.push(stopped(drill)?);
+    }
+    scored.extend(config::stage(drill)?);
     if drill.wanted(SAME) {
         let differences = drill.again(AGAIN, before)?;
         let told: Vec<_> = differences
@@ -160,6 +175,43 @@ fn ended(drill: &mut Drill<'_>, before: &[Scored]) -> Result<Vec<Scored>, Target
         scored.push(Scored::seen(SAME, Group::Lifecycle, tries, outcome, told.join("; ")));
     }
     Ok(scored)
+}
+
+/// A person's shell may stop the agent, where it has namespaces: it is found to hang and started again. Elsewhere it
+/// may not.
+fn stopped(drill: &mut Drill<'_>) -> Result<Scored, TargetError> {
+    let tries = "the agent's main process stopped (SIGSTOP), so that it answers nobody";
+    let told =
+        |outcome, reason: &str| Scored::seen(STOPPED, Group::Lifecycle, tries, outcome, reason.to_owned());
+    if !drill.traits.asked {
+        return Ok(told(Outcome::NotRun, "this agent is not asked how it is (--health-url)"));
+    }
+    let Some(pid) = drill.target.main_process()? else {
+        return Ok(told(Outcome::Broken, "its agent's main process is not known"));
+    };
+    let words = |signal: i32| {
+        ["calls", "call"].map(str::to_owned).into_iter().chain([
+            libc::SYS_kill.to_string(),
+            format!("i{pid}"),
+            format!("i{signal}"),
+        ])
+    };
+    let arguments = ["control".to_owned(), "nothing".to_owned(), "attack".to_owned()];
+    let arguments = arguments.into_iter().chain(words(libc::SIGSTOP)).collect();
+    let program = Program { runtime: Runtime::Static, arguments };
+    if drill.traits.walls == Walls::Namespaces {
+        let (said, found) = drill.target.replaced_after(&program)?;
+        let answer = answer::read(&said.output).attack.map(|answer| answer.word);
+        return Ok(match answer.as_deref() {
+            Some("ok") => came_back(STOPPED, tries, found),
+            other => {
+                told(Outcome::Broken, &format!("it could not be stopped: {}", other.unwrap_or("no answer")))
+            }
+        });
+    }
+    let said = drill.target.run(&program)?;
+    let judged = judge(Runtime::Static, &["EPERM"], &said, &drill.hits(), true);
+    Ok(Scored::new(STOPPED, Group::Lifecycle, tries, vec![judged]))
 }
 
 fn came_back(id: &str, tries: &str, found: Recovered) -> Scored {

@@ -21,7 +21,7 @@ name() {
 }
 control() {
     if [ "$CONTROL" = file ]; then
-        : >/tmp/.clawkeep-drill-sh && rm /tmp/.clawkeep-drill-sh
+        : >"$TMP/.clawkeep-drill-sh" && rm "$TMP/.clawkeep-drill-sh"
     elif [ -n "$PROXY" ]; then
         exec 3<>"/dev/tcp/127.0.0.1/$PROXY" &&
             printf 'CONNECT inference.local:443 HTTP/1.1\r\nHost: inference.local:443\r\n\r\n' >&3 &&
@@ -68,7 +68,7 @@ def create(path):
 
 def control():
     if CONTROL == 'file':
-        return create('/tmp/.clawkeep-drill-python')
+        return create(TMP + '/.clawkeep-drill-python')
     if PROXY:
         return http('CONNECT inference.local:443', 'inference.local:443')
     with socket.create_server(('127.0.0.1', 0)) as s:
@@ -109,7 +109,7 @@ const create = (path) => {
     fs.unlinkSync(path);
 };
 const control = async () => {
-    if (CONTROL === 'file') return create('/tmp/.clawkeep-drill-node');
+    if (CONTROL === 'file') return create(TMP + '/.clawkeep-drill-node');
     if (PROXY) return http('CONNECT inference.local:443', 'inference.local:443');
     const server = net.createServer();
     await new Promise((yes) => server.listen(0, '127.0.0.1', yes));
@@ -136,6 +136,10 @@ pub(crate) fn whole(runtime: Runtime, group: Group, attack: &str, context: &Cont
         ("TOKEN", bait.token.as_str()),
         ("FILE", bait.file.as_str()),
         ("ABSTRACT", bait.abstract_name.as_str()),
+        ("BOX", context.places.home.as_str()),
+        ("TMP", context.places.tmp.as_str()),
+        ("CONFIG_FILE", context.places.config.as_deref().unwrap_or_default()),
+        ("GUARDS", context.places.guards.as_str()),
     ];
     let numbers = [("TCP", bait.tcp), ("UDP", bait.udp), ("PROXY", context.traits.proxy.unwrap_or(0))];
     let mut script = String::new();
@@ -186,11 +190,12 @@ mod tests {
     use crate::attempt::Attack;
     use crate::attempts::attempts;
     use crate::canaries::Canaries;
-    use crate::target::{Program, Traits};
+    use crate::target::{Places, Program, Traits};
 
     fn run(runtime: Runtime, attack: &str, dir: &std::path::Path) -> answer::Told {
         let canaries = Canaries::set(dir).unwrap();
-        let context = Context { bait: canaries.bait(), traits: &Traits::default() };
+        let context =
+            Context { bait: canaries.bait(), traits: &Traits::default(), places: &Places::default() };
         let script = whole(runtime, Group::Egress, attack, &context);
         let argv = Program { runtime, arguments: vec![script] }.argv("");
         answer::read(&Command::new(&argv[0]).args(&argv[1..]).output().unwrap().stdout)
@@ -222,7 +227,8 @@ mod tests {
     fn no_script_is_more_than_an_argument_can_hold() {
         let canaries_dir = tempfile::tempdir().unwrap();
         let canaries = Canaries::set(canaries_dir.path()).unwrap();
-        let context = Context { bait: canaries.bait(), traits: &Traits::default() };
+        let context =
+            Context { bait: canaries.bait(), traits: &Traits::default(), places: &Places::default() };
         for attempt in attempts() {
             for way in attempt.ways {
                 if let Attack::Script(runtime, attack) = way.attack {

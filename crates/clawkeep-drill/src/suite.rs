@@ -9,7 +9,8 @@ use crate::judge::judge;
 use crate::recovery;
 use crate::scorecard::{Judged, Outcome, Scorecard, Scored, Totals};
 use crate::scripts;
-use crate::target::{Program, Runtime, Said, Target, TargetError, Traits};
+use crate::target::{Places, Program, Runtime, Said, Target, TargetError, Traits};
+use crate::walls::{Tried, tried};
 use crate::words::{self, Context};
 
 /// The names of all attempts, those of the recovery too.
@@ -40,6 +41,7 @@ pub struct Drill<'a> {
     pub(crate) target: &'a mut dyn Target,
     canaries: &'a Canaries,
     pub(crate) traits: Traits,
+    pub(crate) places: Places,
     only: Option<&'a str>,
     progress: &'a mut dyn FnMut(&str, usize),
     cancelled: &'a dyn Fn() -> bool,
@@ -57,9 +59,9 @@ impl<'a> Drill<'a> {
         settings: Settings<'a>,
         about: Scorecard,
     ) -> Result<Scorecard, TargetError> {
-        let traits = target.traits();
+        let (traits, places) = (target.traits(), target.places());
         let Settings { only, recovery, progress, cancelled } = settings;
-        let mut drill = Self { target, canaries, traits, only, progress, cancelled, made: 0 };
+        let mut drill = Self { target, canaries, traits, places, only, progress, cancelled, made: 0 };
         if traits.heals {
             recovery::put_in_order(&mut drill)?;
         }
@@ -91,38 +93,53 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    fn attempt(&mut self, attempt: &Attempt) -> Result<Scored, TargetError> {
+    fn attempt(&mut self, attempt: &'static Attempt) -> Result<Scored, TargetError> {
         self.next(attempt.id)?;
-        let missing = missing(attempt.needs, &self.traits);
+        let tried = tried(attempt, self.traits.walls);
+        let missing = tried.unwalled.map(str::to_owned).or_else(|| missing(tried.needs, &self.traits));
         let mut ways = Vec::new();
-        for way in attempt.ways {
+        for way in tried.ways {
             ways.push(match &missing {
                 Some(reason) => not_run(way, reason),
-                None => self.way(attempt, way)?,
+                None => self.way(attempt, &tried, way)?,
             });
         }
         Ok(Scored::new(attempt.id, attempt.group, attempt.tries, ways))
     }
 
-    fn way(&mut self, attempt: &Attempt, way: &Way) -> Result<Judged, TargetError> {
-        let context = Context { bait: self.canaries.bait(), traits: &self.traits };
+    fn way(&mut self, attempt: &Attempt, tried: &Tried, way: &Way) -> Result<Judged, TargetError> {
+        let context = self.context();
         let program = match &way.attack {
-            Attack::Steps(steps) => Program {
-                runtime: Runtime::Static,
-                arguments: words::both(&attempt.control, steps, &context),
-            },
+            Attack::Steps(steps) => {
+                Program { runtime: Runtime::Static, arguments: words::both(tried.control, steps, &context) }
+            }
             Attack::Script(runtime, attack) => Program {
                 runtime: *runtime,
                 arguments: vec![scripts::whole(*runtime, attempt.group, attack, &context)],
             },
         };
         let said = self.target.run(&program)?;
-        Ok(judge(program.runtime, way.expect, &said, &self.canaries.hits(), self.traits.exact))
+        Ok(judge(
+            program.runtime,
+            tried.expect.unwrap_or(way.expect),
+            &said,
+            &self.canaries.hits(),
+            self.traits.exact,
+        ))
+    }
+
+    /// What of the host was reached since the last look.
+    pub(crate) fn hits(&self) -> Vec<&'static str> {
+        self.canaries.hits()
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { bait: self.canaries.bait(), traits: &self.traits, places: &self.places }
     }
 
     /// A script of the recovery.
     pub(crate) fn script(&mut self, attack: &str) -> Result<(Said, Vec<&'static str>), TargetError> {
-        let context = Context { bait: self.canaries.bait(), traits: &self.traits };
+        let context = self.context();
         let script = scripts::whole(Runtime::Shell, Group::Lifecycle, attack, &context);
         let said = self.target.run(&Program { runtime: Runtime::Shell, arguments: vec![script] })?;
         Ok((said, self.canaries.hits()))
@@ -140,10 +157,11 @@ impl<'a> Drill<'a> {
         for attempt in attempts().filter(|attempt| groups.contains(&attempt.group)) {
             let Some(then) = then.get(attempt.id) else { continue };
             self.next(attempt.id)?;
-            for way in attempt.ways.iter().filter(|way| matches!(way.attack, Attack::Steps(_))) {
+            let tried = tried(attempt, self.traits.walls);
+            for way in tried.ways.iter().filter(|way| matches!(way.attack, Attack::Steps(_))) {
                 let found = then.ways.iter().find(|judged| judged.runtime == Runtime::Static);
                 let Some(then) = found.filter(|judged| judged.outcome != Outcome::NotRun) else { continue };
-                let now = self.way(attempt, way)?;
+                let now = self.way(attempt, &tried, way)?;
                 if (&now.answer, now.outcome) != (&then.answer, then.outcome) {
                     differences.push(Difference { id: attempt.id, then: then.answer.clone(), now });
                 }
@@ -189,10 +207,16 @@ fn missing(needs: Needs, traits: &Traits) -> Option<String> {
         Needs::OwnNetwork => Some("it would reach hosts of others".to_owned()),
         Needs::HostSystem if !traits.own_system => None,
         Needs::HostSystem => Some("its system is not the host's".to_owned()),
+        Needs::OwnGroups if !traits.keeps_groups => None,
+        Needs::OwnGroups => {
+            Some("an ordinary user's groups stay: only root can drop them (docs/TIERS.md)".to_owned())
+        }
         Needs::Guards if traits.guards => None,
         Needs::Guards => Some("its agent has no guards".to_owned()),
         Needs::Proxy if traits.proxy.is_some() => None,
         Needs::Proxy => Some("there is no proxy".to_owned()),
+        Needs::NameServer if traits.name_server => None,
+        Needs::NameServer => Some("it has no name server".to_owned()),
         Needs::ReadOnlySystem if traits.read_only_system => None,
         Needs::ReadOnlySystem => Some("it would lose a file".to_owned()),
         Needs::X86 if cfg!(target_arch = "x86_64") => None,

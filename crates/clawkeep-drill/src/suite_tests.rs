@@ -1,7 +1,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::target::Recovered;
+use crate::target::{Places, Recovered};
 
 /// A target that answers as it is told.
 struct Scripted {
@@ -104,6 +104,7 @@ fn a_wall_that_answers_otherwise_than_before_is_found() {
     let canaries = Canaries::set(dir.path()).unwrap();
     let mut drill = Drill {
         traits: target.traits,
+        places: Places::default(),
         target: &mut target,
         canaries: &canaries,
         only: None,
@@ -156,7 +157,7 @@ fn what_was_planted_is_removed_when_somebody_wants_it_to_end() {
     let mut target = Scripted::new();
     let error = drill(&mut target, "poisoned", &stop).unwrap_err();
     assert_eq!(error.to_string(), "it was interrupted");
-    let planted = target.shell.iter().position(|script| script.contains("mv -n $file $drill/saved"));
+    let planted = target.shell.iter().position(|script| script.contains("mv -n $file \"$drill/saved"));
     let restored = target.shell.iter().rposition(|script| script.contains("rmdir .clawkeep-drill"));
     assert!(planted.is_some() && restored > planted, "{planted:?} {restored:?}");
 }

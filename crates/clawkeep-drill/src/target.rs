@@ -75,13 +75,78 @@ impl std::fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
+/// Where in a target lies what the attempts name by its path behind namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The agent's home, `/sandbox`.
+    pub home: String,
+    /// Its directory for temporary files, `/tmp`.
+    pub tmp: String,
+    /// The guards that the agent loads, `/opt/clawkeep/guards`.
+    pub guards: String,
+    /// The authorities that its programs trust, `/opt/clawkeep/ca.pem`.
+    pub trust: String,
+    /// The socket over which its first process is controlled, `/run/init.sock`.
+    pub control: String,
+    /// The agent's configuration, of which the last healthy one is put back; where that is known.
+    pub config: Option<String>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            home: "/sandbox".to_owned(),
+            tmp: "/tmp".to_owned(),
+            guards: "/opt/clawkeep/guards".to_owned(),
+            trust: "/opt/clawkeep/ca.pem".to_owned(),
+            control: "/run/init.sock".to_owned(),
+            config: None,
+        }
+    }
+}
+
+impl Places {
+    /// This path, at its place.
+    pub(crate) fn find(&self, path: &str) -> String {
+        let usual = Self::default();
+        let places = [
+            (&usual.home, &self.home),
+            (&usual.tmp, &self.tmp),
+            (&usual.guards, &self.guards),
+            (&usual.trust, &self.trust),
+            (&usual.control, &self.control),
+        ];
+        let below =
+            |place: &str| path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let found = places.into_iter().find_map(|(usual, place)| Some(format!("{place}{}", below(usual)?)));
+        found.unwrap_or_else(|| path.to_owned())
+    }
+}
+
+/// What a target's walls are made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Walls {
+    /// Namespaces, and whatever is in them.
+    #[default]
+    Namespaces,
+    /// Landlock and seccomp alone, beside the host's processes and on its network.
+    Landlock {
+        /// The agent's user is nobody else's.
+        own_user: bool,
+    },
+}
+
 /// What can be expected of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traits {
     /// Port on its loopback of a proxy that leads to `inference.local`.
     pub proxy: Option<u16>,
+    /// A name server answers on its loopback.
+    pub name_server: bool,
     /// Netlink sockets for the questions of getifaddrs(3) are open in it; the strict profile has none.
     pub netlink: bool,
+    /// What its walls are made of.
+    pub walls: Walls,
     /// Its walls are ours: each answer must be the one that is written down, not just any refusal.
     pub exact: bool,
     /// It has a process-id namespace of its own.
@@ -98,10 +163,14 @@ pub struct Traits {
     pub memory_bytes: Option<u64>,
     /// Limit of a file's size, in bytes.
     pub file_bytes: Option<u64>,
+    /// The agent is still in the groups of the user who runs it, which only root can drop (user_namespaces(7)).
+    pub keeps_groups: bool,
     /// Its agent is launched with guards.
     pub guards: bool,
     /// Its agent's main process is started again when it ends.
     pub heals: bool,
+    /// Its agent is asked how it is, so that a hang of it is noticed.
+    pub asked: bool,
 }
 
 /// The agent's main process after it was ended.
@@ -117,6 +186,11 @@ pub struct Recovered {
 pub trait Target {
     /// What can be expected.
     fn traits(&self) -> Traits;
+
+    /// Where in it lies what the attempts name.
+    fn places(&self) -> Places {
+        Places::default()
+    }
 
     /// Run it to its end, or until it has taken too long.
     ///
@@ -138,6 +212,22 @@ pub trait Target {
     /// When that cannot be asked.
     fn wait_well(&mut self) -> Result<Recovered, TargetError> {
         Err(TargetError("nothing is started again here".to_owned()))
+    }
+
+    /// The agent's main process, as it is numbered inside; `None` where there is none, or nobody knows.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn main_process(&mut self) -> Result<Option<i32>, TargetError> {
+        Ok(None)
+    }
+
+    /// Run this, which is to do for the agent's main process, and wait until another one is well.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    fn replaced_after(&mut self, program: &Program) -> Result<(Said, Recovered), TargetError> {
+        Ok((self.run(program)?, self.wait_well()?))
     }
 
     /// End the agent's main process from outside and wait until the next one is well.

@@ -2,13 +2,14 @@
 
 use crate::attempt::{Arg, Control, Steps, Word};
 use crate::canaries::Bait;
-use crate::target::Traits;
+use crate::target::{Places, Traits, Walls};
 
 /// What an attempt is filled in with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub bait: &'a Bait,
     pub traits: &'a Traits,
+    pub places: &'a Places,
 }
 
 /// The tunnel that must be answered.
@@ -16,10 +17,15 @@ const TUNNEL: &str = "CONNECT inference.local:443 HTTP/1.1\r\nHost: inference.lo
 
 /// The payload's arguments for a control and an attack.
 pub(crate) fn both(control: &Control, attack: &Steps, context: &Context<'_>) -> Vec<String> {
+    let is_beside = matches!(context.traits.walls, Walls::Landlock { .. });
     let control = match (control, context.traits.proxy) {
         (Control::Steps(steps), _) => program(steps, context),
-        (Control::Routes(routes, _), _) if context.traits.netlink => program(routes, context),
-        (Control::Routes(_, other), _) => program(other, context),
+        (Control::Routes(_, _, beside) | Control::Sockets(_, beside), _) if is_beside => {
+            program(beside, context)
+        }
+        (Control::Sockets(all, _), _) => program(all, context),
+        (Control::Routes(routes, ..), _) if context.traits.netlink => program(routes, context),
+        (Control::Routes(_, other, _), _) => program(other, context),
         (Control::Proxy, Some(_)) => program(&Steps::ToProxy(TUNNEL), context),
         (Control::Proxy, None) => vec!["loopback".to_owned()],
     };
@@ -37,23 +43,29 @@ fn program(steps: &Steps, context: &Context<'_>) -> Vec<String> {
             }
             words
         }
-        Steps::Verb(words) => words.iter().map(|word| self::word(word, context.traits)).collect(),
+        Steps::Verb(words) => words.iter().map(|word| self::word(word, context)).collect(),
         Steps::Netlink(message) => vec!["netlink".to_owned(), hex(message)],
         Steps::ToProxy(request) => {
-            let request = request.replace("{TCP}", &context.bait.tcp.to_string());
+            let request =
+                request.replace("{TCP}", &context.bait.tcp.to_string()).replace("{LONG}", &long_field());
             let port = context.traits.proxy.unwrap_or(0).to_string();
             vec!["http".to_owned(), port, hex(request.as_bytes())]
         }
     }
 }
 
-fn word(word: &Word, traits: &Traits) -> String {
+/// A field that is longer than any head may be.
+fn long_field() -> String {
+    format!("X-Long: {}\r\n", "a".repeat(48 << 10))
+}
+
+fn word(word: &Word, context: &Context<'_>) -> String {
     const MIB: u64 = 1 << 20;
     match word {
-        Word::Text(text) => (*text).to_owned(),
+        Word::Text(text) => context.places.find(text),
         Word::Number(number) => number.to_string(),
-        Word::TooManyProcesses => (traits.processes.unwrap_or(0) + 16).to_string(),
-        Word::TooMuchMemory => (traits.memory_bytes.unwrap_or(0) / MIB + 64).to_string(),
+        Word::TooManyProcesses => (context.traits.processes.unwrap_or(0) + 16).to_string(),
+        Word::TooMuchMemory => (context.traits.memory_bytes.unwrap_or(0) / MIB + 64).to_string(),
     }
 }
 
@@ -62,12 +74,13 @@ fn argument(argument: &Arg, context: &Context<'_>) -> String {
     let bait = context.bait;
     match argument {
         Arg::Int(number) => format!("i{number}"),
-        Arg::Text(text) => format!("s{text}"),
+        Arg::Text(text) => format!("s{}", context.places.find(text)),
         Arg::Bytes(bytes) => format!("x{}", hex(bytes)),
         Arg::Zeros(size) => format!("z{size}"),
         Arg::Result(index) => format!("r{index}"),
         Arg::Own => "p".to_owned(),
         Arg::Sibling => "g".to_owned(),
+        Arg::Init => "n".to_owned(),
         Arg::HostPid => format!("h{}:{}", bait.host_process.0, bait.host_process.1),
         Arg::Inet(address, port) => format!("x{}", hex(&inet(*address, *port))),
         Arg::Inet6(address, port) => format!("x{}", hex(&inet6(*address, *port))),
@@ -138,7 +151,8 @@ mod tests {
     #[test]
     fn every_attempt_can_be_written_as_arguments() {
         let (bait, traits) = (bait(), Traits { proxy: Some(3128), ..Traits::default() });
-        let context = Context { bait: &bait, traits: &traits };
+        let places = Places::default();
+        let context = Context { bait: &bait, traits: &traits, places: &places };
         for attempt in attempts() {
             for way in attempt.ways {
                 let Attack::Steps(steps) = &way.attack else { continue };

@@ -40,10 +40,14 @@ pub(crate) async fn put_in<B>(
     if mentioned(url.as_bytes()) {
         return Err(refused(clawkeep_credentials::Refusal::InUrl));
     }
+    let traced = request.method() == http::Method::TRACE;
     for (name, value) in request.headers_mut().iter_mut() {
         let Some(placeholder) = Placeholder::find(name.as_str(), value.as_bytes()).map_err(refused)? else {
             continue;
         };
+        if traced {
+            return Err(refused(clawkeep_credentials::Refusal::Traced));
+        }
         let filled = secrets.fill(&placeholder, toward).await.map_err(Refusal::Secret)?;
         let unfit = |_| refused(clawkeep_credentials::Refusal::Unfit(placeholder.name().clone()));
         let mut secret = HeaderValue::from_bytes(filled.expose()).map_err(unfit)?;
@@ -74,6 +78,18 @@ mod tests {
                 }
             })
         }
+    }
+
+    #[tokio::test]
+    async fn none_is_sent_where_the_answer_would_be_the_request() {
+        let toward = Toward { host: "api.example", port: 443, inspected: true };
+        let request = Request::builder().method("TRACE").uri("/");
+        let mut request = request.header("authorization", "Bearer clawkeep:secret:one").body(()).unwrap();
+        let refusal = put_in(&mut request, &One, toward).await.unwrap_err();
+        assert!(matches!(&refusal, Refusal::Secret(why) if why.contains("TRACE")), "{refusal:?}");
+        assert_eq!(request.headers()["authorization"], "Bearer clawkeep:secret:one");
+        *request.headers_mut() = http::HeaderMap::new();
+        put_in(&mut request, &One, toward).await.unwrap();
     }
 
     async fn sent(uri: &str, headers: &[(&str, &str)], toward: Toward<'_>) -> Result<Vec<String>, Refusal> {

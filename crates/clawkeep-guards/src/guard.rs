@@ -36,16 +36,22 @@ macro_rules! embedded {
 }
 
 // The safety net comes first, so that it is in force while the others load.
-static GUARDS: [Guard; 4] = [
+static GUARDS: [Guard; 5] = [
     embedded!("sandbox-safety-net", critical: true),
     embedded!("ciao-network-guard", critical: true),
     embedded!("http-proxy-fix", critical: false),
     embedded!("nemotron-inference-fix", critical: false),
+    embedded!("private-tmp", critical: true),
 ];
 
 /// Every embedded guard, in the order in which they load.
 pub fn all() -> &'static [Guard] {
     &GUARDS
+}
+
+/// That which OpenClaw needs besides where it has no `/tmp` of its own but a directory that `TMPDIR` names. Loaded last.
+pub fn private_tmp() -> &'static Guard {
+    &GUARDS[4]
 }
 
 /// The oldest major version of Node that the guards are tested on.
@@ -63,6 +69,7 @@ pub fn select(node_major: u32, model: Option<&str>) -> Vec<&'static Guard> {
         .filter(|guard| match guard.name {
             "http-proxy-fix" => node_major >= OLDEST_NODE,
             "nemotron-inference-fix" => nemotron,
+            "private-tmp" => false,
             _ => true,
         })
         .collect()
@@ -118,6 +125,7 @@ mod tests {
         let all = [base.as_slice(), &["nemotron-inference-fix"]].concat();
         assert_eq!(names(&select(24, Some("nvidia/Nemotron-3-super"))), all);
         assert_eq!(names(&select(18, None)), base[..2]);
+        assert_eq!(private_tmp().name, "private-tmp");
     }
 
     #[test]

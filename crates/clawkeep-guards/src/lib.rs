@@ -18,7 +18,9 @@ mod publish;
 mod watch;
 
 pub use env::{CA_BUNDLE, ENV_FILE_NAME, EnvFile, env_file, environment, published_files};
-pub use guard::{GUARDS_MOUNT, Guard, PROCESS_ENV, RECEIPT_FD_ENV, RECEIPT_GUARDS_ENV, all, select};
+pub use guard::{
+    GUARDS_MOUNT, Guard, PROCESS_ENV, RECEIPT_FD_ENV, RECEIPT_GUARDS_ENV, all, private_tmp, select,
+};
 pub use look::MAX_FILE_BYTES;
 pub use package::{InstallError, Package};
 pub use publish::{PublishError, Published, Publisher};

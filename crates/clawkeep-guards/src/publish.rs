@@ -1,11 +1,13 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use clawkeep_plan::Fact;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, fsync, openat, renameat,
-    renameat_with, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fchown, fstat, fsync, openat,
+    readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -119,6 +121,52 @@ impl Publisher {
         self.write(name, &temporary.file, bytes)?;
         self.put_in_place(name, &temporary.file, &random)?;
         Ok(found)
+    }
+
+    /// Makes sure that a symbolic link to `target`, an absolute path inside, stands under this name, with the owner as
+    /// given to [`new`](Self::new). What stands in the way is treated as by [`publish`](Self::publish); where another
+    /// link stood, that is [`Published::Symlink`].
+    ///
+    /// # Errors
+    /// [`PublishError`]; no temporary link of ours is left.
+    pub fn publish_link(&self, name: &str, target: &Path) -> Result<Published, PublishError> {
+        if !is_plain(name) {
+            return Err(PublishError::Name(name.to_owned()));
+        }
+        let found = self.find_link(name, target).map_err(failed(name, "look at it"))?;
+        if found == Published::Intact {
+            return Ok(found);
+        }
+        let random = random_name().map_err(failed(name, "find a random name"))?;
+        let temporary = Temporary { publisher: self, file: format!(".clawkeep-{random}") };
+        symlinkat(target, &self.dir, &temporary.file).map_err(failed(name, "make a temporary link"))?;
+        // A link in such a directory is followed only if it has the directory's owner (proc_sys_fs(5),
+        // protected_symlinks).
+        let (uid, gid) = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
+        chownat(&self.dir, &temporary.file, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed(name, "change the owner"))?;
+        self.put_in_place(name, &temporary.file, &random)?;
+        Ok(found)
+    }
+
+    fn find_link(&self, name: &str, want: &Path) -> io::Result<Published> {
+        let stat = match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Published::Missing),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => match readlinkat(&self.dir, name, Vec::new()) {
+                // Replaced in between: it is looked at again with the next event.
+                Err(_) => Published::Symlink,
+                Ok(target) if target.as_bytes() != want.as_os_str().as_bytes() => Published::Symlink,
+                Ok(_) if (stat.st_uid, stat.st_gid) != (self.uid, self.gid) => Published::WrongOwner,
+                Ok(_) => Published::Intact,
+            },
+            FileType::Directory => Published::Directory,
+            FileType::RegularFile => Published::Altered,
+            _ => Published::Special,
+        })
     }
 
     /// Looks at a published file now, without following, opening or trusting anything.

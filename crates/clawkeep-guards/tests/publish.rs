@@ -350,3 +350,35 @@ fn tampering_at_the_same_time_breaks_nothing_and_ends_healed() {
     assert_eq!(tmp.publish(), Published::Intact);
     tmp.assert_right();
 }
+
+/// The link to the gateway's log, which an agent that owns the directory can replace.
+#[test]
+fn a_link_is_put_back_whatever_stands_in_its_place() {
+    let tmp = Tmp::new();
+    let (link, target) = (tmp.dir().join("gateway.log"), Path::new("/run/gateway.log"));
+    let publish = || tmp.publisher.publish_link("gateway.log", target).unwrap();
+    let gone = || fs::remove_file(&link).unwrap();
+    assert_eq!(publish(), Published::Missing);
+    assert_eq!(publish(), Published::Intact);
+    gone();
+    symlink(tmp.host(), &link).unwrap();
+    assert_eq!(publish(), Published::Symlink);
+    gone();
+    fs::write(&link, "forged").unwrap();
+    assert_eq!(publish(), Published::Altered);
+    gone();
+    fifo(&link);
+    assert_eq!(publish(), Published::Special);
+    gone();
+    fs::create_dir(&link).unwrap();
+    fs::write(link.join("kept"), "x").unwrap();
+    assert_eq!(publish(), Published::Directory);
+    assert_eq!(fs::read_link(&link).unwrap(), target);
+    let mut left = names(&tmp.dir());
+    left.retain(|name| !name.starts_with("gateway.log.displaced-"));
+    assert_eq!(left, ["gateway.log"]);
+    assert_eq!(fs::read_to_string(tmp.host()).unwrap(), "of the host");
+    for name in ["", "..", "a/b"] {
+        assert!(matches!(tmp.publisher.publish_link(name, target), Err(PublishError::Name(_))), "{name}");
+    }
+}

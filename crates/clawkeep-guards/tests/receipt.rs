@@ -38,21 +38,21 @@ fn receipt(run: &Run) -> String {
 
 #[test]
 fn every_guard_reports_once_in_order_and_the_last_one_closes_the_pipe() {
-    assert_eq!(receipt(&with(&names()).gateway().receipt(4)), whole());
+    assert_eq!(receipt(&with(&names()).gateway().receipt(all().len())), whole());
     // Not only in the gateway: the role decides what a guard does, not whether it reports.
-    assert_eq!(receipt(&with(&names()).receipt(4)), whole());
+    assert_eq!(receipt(&with(&names()).receipt(all().len())), whole());
 }
 
 #[test]
 fn before_the_last_guard_the_pipe_is_held_but_no_child_learns_of_it() {
-    let ended = with(&names()).receipt(5).js(LOOK);
+    let ended = with(&names()).receipt(all().len() + 1).js(LOOK);
     assert_eq!(ended.said("seen true 0 1"), 1, "{ended:?}");
     assert_eq!(ended.stdout, whole());
 }
 
 #[test]
 fn altered_bytes_have_another_digest() {
-    let run = with(&names()).receipt(4);
+    let run = with(&names()).receipt(all().len());
     let path = run.dir.path().join("ciao-network-guard.js");
     let altered = [fs::read(&path).unwrap(), b"// more".to_vec()].concat();
     fs::write(&path, &altered).unwrap();
@@ -92,7 +92,7 @@ fn a_guard_that_could_not_install_itself_does_not_report_and_does_not_throw() {
 
 #[test]
 fn children_do_not_write_to_it() {
-    let ended = with(&names()).receipt(4).js("
+    let ended = with(&names()).receipt(all().len()).js("
         require('node:child_process').spawnSync(process.execPath, ['-e', '0'], { stdio: ['ignore', 2, 2, 'ignore'] });
     ");
     assert_eq!(ended.code, Some(0));

@@ -5,6 +5,7 @@ use clawkeep_plan::Digest;
 use crate::blob::Layout;
 use crate::document::{Descriptor, Index, Manifest, Platform, parse};
 use crate::error::ImageError;
+use crate::start::Start;
 
 /// Indexes in indexes.
 const MAX_DEPTH: usize = 4;
@@ -23,6 +24,8 @@ pub struct Chosen {
     /// Its name in the layout, if it has one.
     pub name: Option<String>,
     pub manifest: Manifest,
+    /// How it says that it is started.
+    pub start: Start,
 }
 
 /// This machine's architecture by the specification's name, which is Go's.
@@ -94,12 +97,13 @@ impl Search<'_> {
             return Err(ImageError::TooLarge(format!("{MAX_LAYERS} layers")));
         }
         // The configuration tells for what machine it is where the index does not, and more reliably.
-        let platform: Platform = parse("configuration", &self.layout.document(&manifest.config)?)?;
+        let config = self.layout.document(&manifest.config)?;
+        let platform: Platform = parse("configuration", &config)?;
         if !is_ours(&platform) {
             self.others.push(platform.shown());
         } else if !self.found.iter().any(|found| found.digest == descriptor.digest) {
-            let name = name.map(str::to_owned);
-            self.found.push(Chosen { digest: descriptor.digest, name, manifest });
+            let (name, start) = (name.map(str::to_owned), Start::of(&config)?);
+            self.found.push(Chosen { digest: descriptor.digest, name, manifest, start });
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use crate::blob::Layout;
 use crate::choose::{Chosen, architecture, choose};
 use crate::entry::Budget;
 use crate::error::ImageError;
-use crate::image::{Image, RECORD, ROOT, Record};
+use crate::files::{self, Depth};
+use crate::image::{Image, RECORD, ROOT, Record, SOURCE};
 use crate::layer::{Sum, apply};
+use crate::start::Start;
 use crate::tree::Tree;
 
 /// What an installation is doing.
@@ -42,6 +45,8 @@ pub struct Installed {
     pub image: Image,
     /// Whether it was there before.
     pub cached: bool,
+    /// How it says that it is started.
+    pub start: Start,
     _lock: File,
 }
 
@@ -63,39 +68,81 @@ pub fn install(
     made.map_err(|error| ImageError::io("make", root, error))?;
     let lock =
         staging::lock(root, pause, &mut || progress(Progress::Waiting))?.ok_or(ImageError::Cancelled)?;
-    if let Some(image) = Image::find(root, chosen.digest) {
-        return Ok(Installed { image, cached: true, _lock: lock });
+    let found = Image::find(root, chosen.digest);
+    let mut name = chosen.name.clone();
+    if let Some(image) = found {
+        if image.check(Depth::Stamps).is_ok_and(|wrong| wrong.is_empty()) {
+            return Ok(Installed { image, cached: true, start: chosen.start, _lock: lock });
+        }
+        // Those that have it already go by its record as it is.
+        name = image.name().map(str::to_owned);
     }
+    let source = std::path::absolute(source).unwrap_or_default();
+    let image = unpack_whole(root, (&layout, &source), &chosen, name, pause, progress)?;
+    Ok(Installed { image, cached: false, start: chosen.start, _lock: lock })
+}
+
+/// Unpack a damaged image anew, from the layout that it came from. Blocks. `Ok(false)` where that layout is not there
+/// any more, or holds another image by now.
+///
+/// # Errors
+/// Why it could not be; what was there is left.
+pub fn repair(root: &Path, image: &Image, pause: &dyn Fn(Duration) -> bool) -> Result<bool, ImageError> {
+    let Some(source) = image.source() else { return Ok(false) };
+    let Ok(layout) = Layout::open(&source) else { return Ok(false) };
+    let chosen = match choose(&layout) {
+        Ok(chosen) if chosen.digest == image.digest() => chosen,
+        Ok(_) | Err(_) => return Ok(false),
+    };
+    let _lock = staging::lock(root, pause, &mut || ())?.ok_or(ImageError::Cancelled)?;
+    let name = image.name().map(str::to_owned);
+    let made = unpack_whole(root, (&layout, &source), &chosen, name, pause, &mut |_| ())?;
+    Ok(made.record().1 == image.record().1)
+}
+
+/// Under the lock: unpacked beside its place, and then put there.
+fn unpack_whole(
+    root: &Path,
+    (layout, source): (&Layout, &Path),
+    chosen: &Chosen,
+    name: Option<String>,
+    pause: &dyn Fn(Duration) -> bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, ImageError> {
     staging::sweep(root)?;
     let staged = staging::Staging::new(root, &chosen.digest.short())?;
     let tree = tree(&staged.dir(ROOT)?)?;
-    let sum = unpack(&layout, &chosen, (&tree, staged.path()), pause, progress)?;
+    let sum = unpack(layout, chosen, (&tree, staged.path()), pause, progress)?;
     if !tree.has("bin/sh") {
         return Err(ImageError::NoShell);
     }
+    progress(Progress::Syncing);
+    let listed = |error: io::Error| ImageError::io("list the files of", staged.path(), error);
+    let top = atomic::open_dir(staged.path()).map_err(listed)?;
+    let files = files::list(&top, tree.root()).map_err(listed)?;
     let record = Record {
         schema: 1,
         digest: chosen.digest,
-        name: chosen.name,
+        name,
         system: system(&tree),
         architecture: architecture().to_owned(),
         layers: chosen.manifest.layers.len() as u64,
         entries: sum.entries,
         bytes: sum.bytes,
         left_out: sum.left_out,
+        files: Some(files),
     };
-    progress(Progress::Syncing);
+    let readable = Mode::from_raw_mode(0o644);
+    atomic::write(&top, SOURCE, source.as_os_str().as_bytes(), readable).map_err(listed)?;
     let synced = |error: io::Error| ImageError::io("sync", staged.path(), error);
     // One call for the file system: tens of thousands of fsyncs take minutes.
-    let dir = atomic::open_dir(staged.path()).map_err(synced)?;
-    rustix::fs::syncfs(&dir).map_err(|error| synced(error.into()))?;
+    rustix::fs::syncfs(&top).map_err(|error| synced(error.into()))?;
     // Last, and on the disk before the name is: an image with a record is whole.
-    let readable = Mode::from_raw_mode(0o644);
-    atomic::write(&dir, RECORD, to_canonical_json(&record).as_bytes(), readable).map_err(synced)?;
+    atomic::write(&top, RECORD, to_canonical_json(&record).as_bytes(), readable).map_err(synced)?;
     staged.publish(root, &chosen.digest.to_string())?;
     let image = Image::find(root, chosen.digest);
     let gone = || ImageError::io("find", root, io::ErrorKind::NotFound.into());
-    Ok(Installed { image: image.ok_or_else(gone)?, cached: false, _lock: lock })
+    image.ok_or_else(gone)
 }
 
 fn tree(dir: &Path) -> Result<Tree, ImageError> {

@@ -122,7 +122,7 @@ fn layers_are_laid_over_one_another_whatever_they_are_compressed_with() {
         [("", (|bytes: &[u8]| bytes.to_vec()) as fn(&[u8]) -> Vec<u8>), ("+gzip", gzip), ("+zstd", zstd)]
     {
         let lab = Lab::of(&[(how, compress(&below)), (how, compress(&above))]);
-        let Installed { image, cached, _lock } = lab.install().unwrap();
+        let Installed { image, cached, _lock, .. } = lab.install().unwrap();
         assert!(!cached);
         let read = |path: &str| std::fs::read_to_string(image.tree().join(path)).unwrap_or_default();
         assert_eq!(
@@ -160,6 +160,70 @@ fn an_image_is_unpacked_once_and_removed_when_nobody_uses_it() {
     let image = lab.install().unwrap().image;
     std::fs::remove_file(image.record().0).unwrap();
     assert!(!lab.install().unwrap().cached);
+}
+
+#[test]
+fn a_damaged_image_is_unpacked_anew_and_is_the_same_one() {
+    let [below, above] = two_layers();
+    let lab = Lab::of(&[("+gzip", gzip(&below)), ("", above)]);
+    let image = lab.install().unwrap().image;
+    for depth in [Depth::Stamps, Depth::Contents] {
+        assert_eq!(image.check(depth).unwrap(), [""; 0]);
+    }
+    let damage = || {
+        std::fs::write(image.tree().join("usr/bin/sh"), "hostile").unwrap();
+        // It has two names.
+        assert_eq!(image.check(Depth::Stamps).unwrap(), ["/usr/bin/ash", "/usr/bin/sh"]);
+    };
+    damage();
+    assert!(repair(&lab.images(), &image, &|_| false).unwrap());
+    assert_eq!(image.check(Depth::Contents).unwrap(), [""; 0]);
+    assert_eq!(Image::find(&lab.images(), image.digest()), Some(image.clone()));
+    // An onboarding that would have taken it as it is makes it whole as well.
+    damage();
+    let again = lab.install().unwrap();
+    assert!(!again.cached && again.image == image && image.check(Depth::Stamps).unwrap().is_empty());
+    drop(again);
+    // Not from a layout that is gone, or holds something else: what is there stays as it is.
+    damage();
+    lab.layout.index(&[lab.layout.image(architecture(), &[("", below)])]);
+    assert!(!repair(&lab.images(), &image, &|_| false).unwrap());
+    std::fs::remove_dir_all(lab.layout.path()).unwrap();
+    assert!(!repair(&lab.images(), &image, &|_| false).unwrap());
+    assert!(!image.check(Depth::Stamps).unwrap().is_empty());
+    assert_eq!(lab.left(), [image.digest().to_string()]);
+}
+
+#[test]
+fn a_program_is_looked_for_as_it_is_inside() {
+    let items = [
+        ("usr/bin/sh", Regular, "x"),
+        ("opt/app/tool", Regular, "x"),
+        ("opt/bin", Symlink, "/opt/app"),
+        ("bin", Symlink, "usr/bin"),
+        ("out", Symlink, "/../../../../../../etc"),
+        ("srv/", Directory, ""),
+        ("tmp/inner/", Directory, ""),
+    ];
+    let lab = Lab::of(&[("", archive(&items))]);
+    let image = lab.install().unwrap().image;
+    let found = |word: &str| image.program(word, "relative::/opt/bin:/bin");
+    assert_eq!(found("tool").as_deref(), Some("/opt/bin/tool"));
+    assert_eq!(found("sh").as_deref(), Some("/bin/sh"));
+    assert_eq!(found("/bin/sh").as_deref(), Some("/bin/sh"));
+    for none in ["", "missing", "./tool", "/opt/app", "/missing", "/out/passwd", "/out/hostname"] {
+        assert_eq!(found(none), None, "{none}");
+    }
+    for (dir, shown) in [
+        ("/srv", true),
+        ("/opt/bin", true),
+        ("/tmp", true),
+        ("/tmp/inner", false),
+        ("/out", false),
+        ("/usr/bin/sh", false),
+    ] {
+        assert_eq!(image.shows_directory(dir), shown, "{dir}");
+    }
 }
 
 #[test]

@@ -14,14 +14,18 @@ mod choose;
 mod document;
 mod entry;
 mod error;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod image;
 mod install;
 mod layer;
+mod start;
 mod tree;
 mod way;
 
 pub use error::ImageError;
+pub use files::Depth;
 pub use image::{Image, remove_unused};
-pub use install::{Installed, Progress, install};
+pub use install::{Installed, Progress, install, repair};
+pub use start::Start;

@@ -46,6 +46,11 @@ const BELOW: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Tree {
+    /// Its directory.
+    pub fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// The tree in this directory.
     pub fn new(root: OwnedFd) -> Self {
         Self { root }

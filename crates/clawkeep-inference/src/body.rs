@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use crate::hide::{Hidden, Passing};
 use crate::pool::Lease;
 
 /// Any error of a body.
@@ -97,14 +98,18 @@ impl Body for Continued {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (first, rest) = (self.first.len() as u64, self.rest.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(first));
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(first)) {
-            hint.set_upper(upper);
-        }
-        hint
+        longer(&self.rest.size_hint(), self.first.len() as u64)
     }
+}
+
+/// The size of a body with so many bytes before it.
+fn longer(rest: &SizeHint, by: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(rest.lower().saturating_add(by));
+    if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(by)) {
+        hint.set_upper(upper);
+    }
+    hint
 }
 
 /// A request body that fails, and says so in its flag, once it is longer than allowed.
@@ -158,9 +163,11 @@ impl Body for Limited {
 pub(crate) struct Stalled;
 
 /// A provider's answer as it comes: unbuffered, so the reader's pace is the sender's pace. Fails when nothing
-/// comes for too long; gives its connection back to the pool when it ends well.
+/// comes for too long; gives its connection back to the pool when it ends well. The route's key is not in it, and
+/// no trailers are: no client of these APIs knows any.
 pub(crate) struct Answer {
     inner: Incoming,
+    passing: Option<Passing>,
     lease: Option<Lease>,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
@@ -168,9 +175,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(inner: Incoming, lease: Lease, idle: Duration) -> Self {
+    pub(crate) fn new(inner: Incoming, lease: Lease, idle: Duration, hidden: Option<Hidden>) -> Self {
         let timer = Box::pin(tokio::time::sleep(idle));
-        let mut answer = Self { inner, lease: Some(lease), idle, timer, armed: false };
+        let passing = hidden.map(Passing::new);
+        let mut answer = Self { inner, passing, lease: Some(lease), idle, timer, armed: false };
         answer.give_back_if_ended();
         answer
     }
@@ -182,6 +190,11 @@ impl Answer {
             lease.give_back();
         }
     }
+
+    /// How many bytes wait for what comes after them.
+    fn kept(&self) -> u64 {
+        self.passing.as_ref().map_or(0, |passing| passing.kept() as u64)
+    }
 }
 
 impl Body for Answer {
@@ -192,40 +205,54 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.armed = false;
-                self.give_back_if_ended();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.lease = None;
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Poll::Ready(None) => {
-                if let Some(lease) = self.lease.take() {
-                    lease.give_back();
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.armed = false;
+                    self.give_back_if_ended();
+                    let Ok(mut data) = frame.into_data() else { continue };
+                    let ended = self.inner.is_end_stream();
+                    if let Some(passing) = &mut self.passing {
+                        data = passing.pass(data);
+                        if ended && passing.kept() > 0 {
+                            data = [data, passing.rest()].concat().into();
+                        }
+                    }
+                    if data.is_empty() {
+                        continue;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                if !self.armed {
-                    self.armed = true;
-                    let deadline = Instant::now() + self.idle;
-                    self.timer.as_mut().reset(deadline);
+                Poll::Ready(Some(Err(error))) => {
+                    self.lease = None;
+                    return Poll::Ready(Some(Err(error.into())));
                 }
-                ready!(self.timer.as_mut().poll(cx));
-                self.lease = None;
-                Poll::Ready(Some(Err(Stalled.into())))
+                Poll::Ready(None) => {
+                    if let Some(lease) = self.lease.take() {
+                        lease.give_back();
+                    }
+                    let rest = self.passing.as_mut().map(Passing::rest).filter(|rest| !rest.is_empty());
+                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
+                }
+                Poll::Pending => {
+                    if !self.armed {
+                        self.armed = true;
+                        let deadline = Instant::now() + self.idle;
+                        self.timer.as_mut().reset(deadline);
+                    }
+                    ready!(self.timer.as_mut().poll(cx));
+                    self.lease = None;
+                    return Poll::Ready(Some(Err(Stalled.into())));
+                }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.kept() == 0 && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        longer(&self.inner.size_hint(), self.kept())
     }
 }

@@ -68,6 +68,23 @@ impl Service {
     }
 }
 
+impl Service {
+    /// The models that the provider lists, asked from outside of every sandbox; none where it lists none at all.
+    ///
+    /// # Errors
+    /// [`RouteProblem`], which says what failed and the next step.
+    pub async fn models(&self) -> Result<Vec<String>, RouteProblem> {
+        match &self.backend {
+            Backend::Canary => Ok(vec![self.route().model.clone()]),
+            Backend::Http(chain) => {
+                let probe = Probe { service: self, upstream: chain.first(), model: "" };
+                Ok(probe.list(self.timeouts.list).await?.unwrap_or_default())
+            }
+            Backend::Keyless(cause) => Err(RouteProblem::KeyUnreadable { cause: cause.clone() }),
+        }
+    }
+}
+
 struct Probe<'a> {
     service: &'a Service,
     upstream: &'a Upstream,

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clawkeep_outbound::{DialError, client_config, dial, host_roots};
+use clawkeep_policy::is_metadata;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -96,6 +97,11 @@ async fn reach(origin: &Origin, limit: Duration) -> Result<TcpStream, RouteProbl
     let dns = |cause: String| RouteProblem::Dns { host: origin.host.clone(), cause };
     let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
     let addresses: Vec<_> = found.map_err(|error| dns(error.to_string()))?.take(8).collect();
+    if addresses.iter().any(|address| is_metadata(address.ip())) {
+        // It hands out this machine's own credentials to whoever asks, and has no model.
+        let cause = "it leads to a cloud's metadata service".to_owned();
+        return Err(RouteProblem::Connect { address: origin.display(), cause });
+    }
     dial(&addresses, limit).await.map_err(|error| match error {
         DialError::NoAddress => dns("it has no address".to_owned()),
         DialError::Failed(error) => {
@@ -130,4 +136,27 @@ fn tls_config() -> Result<Arc<rustls::ClientConfig>, &'static str> {
         .get_or_init(|| host_roots().map(|roots| Arc::new(client_config(roots, &[b"http/1.1"]))))
         .clone()
         .ok_or("this machine has no root certificates")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clouds_metadata_service_is_not_dialed() {
+        for host in ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+            let origin = Origin {
+                https: false,
+                host: host.to_owned(),
+                port: 80,
+                authority: host.to_owned(),
+                path: "/v1".to_owned(),
+            };
+            let problem = connect(&origin, Duration::from_secs(20)).await.err().unwrap();
+            assert!(
+                matches!(&problem, RouteProblem::Connect { cause, .. } if cause.contains("metadata")),
+                "{problem}"
+            );
+        }
+    }
 }

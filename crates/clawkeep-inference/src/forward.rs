@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::body::{Answer, BoxBody};
+use crate::hide::Hidden;
 use crate::pool::Pool;
 use crate::problem::RouteProblem;
 use crate::reply::error_reply;
@@ -58,6 +59,7 @@ pub(crate) struct Upstream {
     pool: Arc<Pool>,
     api: Api,
     key: Option<KeyHeader>,
+    hidden: Option<Hidden>,
     timeouts: Timeouts,
 }
 
@@ -67,6 +69,7 @@ impl Upstream {
             pool: Pool::new(route.origin()?, timeouts.connect),
             api: route.provider.api(),
             key: route.key_header(key)?,
+            hidden: key.and_then(Hidden::new),
             timeouts,
         })
     }
@@ -112,11 +115,14 @@ impl Upstream {
         if let Some((name, value)) = &self.key {
             request.headers_mut().insert(name, value.clone());
         }
-        let (response, lease) = self.pool.send(request, replay, head_timeout).await?;
+        let (mut response, lease) = self.pool.send(request, replay, head_timeout).await?;
         if response.status().is_informational() {
             return Err(protocol("it switched protocols unasked".to_owned()));
         }
-        Ok(response.map(|body| Answer::new(body, lease, self.timeouts.idle)))
+        if let Some(hidden) = &self.hidden {
+            hidden.cover_headers(response.headers_mut());
+        }
+        Ok(response.map(|body| Answer::new(body, lease, self.timeouts.idle, self.hidden.clone())))
     }
 }
 

@@ -18,6 +18,7 @@ mod edit;
 mod forward;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hide;
 mod histogram;
 mod limit;
 mod meter;

@@ -10,6 +10,7 @@ use common::{KEY, http, raw, reply, service, service_within};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use testkit::FakeProvider;
 use tokio::io::AsyncWriteExt as _;
 
 const LIST: &str = r#"{"object":"list","data":[{"id":"m0"},{"id":"m1"}]}"#;
@@ -19,23 +20,21 @@ async fn body_of(request: Request<Incoming>) -> Value {
     serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap()
 }
 
-async fn well(request: Request<Incoming>) -> Response<BoxBody> {
-    assert_eq!(request.headers()["authorization"], format!("Bearer {KEY}"));
-    if request.uri().path() == "/base/v1/models" {
-        return reply(200, LIST);
-    }
-    assert_eq!(request.uri().path(), "/base/v1/chat/completions");
-    let body = body_of(request).await;
-    assert_eq!((&body["model"], &body["max_tokens"]), (&json!("m1"), &json!(1)));
-    reply(200, ANSWER)
-}
-
 #[tokio::test]
 async fn a_route_that_answers_is_reported() {
-    let provider = http(well).await;
-    let report = service(&provider.url).check().await.unwrap();
+    let provider = FakeProvider::openai(&["m0", "m1"]);
+    provider.accept_keys(&[KEY]);
+    let report = service(&format!("http://{}/base/v1", provider.address())).check().await.unwrap();
     assert_eq!((report.provider, report.model.as_str(), report.listed), ("custom", "m1", Some(2)));
     assert!(report.turn > Duration::ZERO);
+    let asked = provider.asked();
+    let targets: Vec<_> = asked.iter().map(|asked| asked.target.as_str()).collect();
+    assert_eq!(targets, ["/base/v1/models", "/base/v1/chat/completions"]);
+    let body = asked[1].json();
+    assert_eq!(
+        (&body["model"], &body["max_tokens"], &body["stream"]),
+        (&json!("m1"), &json!(1), &json!(false))
+    );
 }
 
 #[tokio::test]
@@ -90,7 +89,7 @@ async fn each_failure_has_its_name_and_a_next_step() {
     })
     .await;
     let text = problem.to_string();
-    assert!(text.contains("HTTP 500: bad key [redacted]"), "{text}");
+    assert!(text.contains("HTTP 500: bad key ***"), "{text}");
     assert!(text.len() < 300 && !text.contains(|c: char| c.is_control()), "{text}");
 }
 

@@ -276,3 +276,33 @@ async fn a_request_without_end_is_cut_off() {
     let (status, body) = whole(service(&provider.url).respond(request).await).await;
     assert_eq!(status, 413, "{body}");
 }
+
+#[tokio::test]
+async fn a_provider_that_sends_the_key_back_does_not_show_it_to_the_agent() {
+    let provider = http(|request: Request<Incoming>| async move {
+        let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
+        let (sender, body) = channel();
+        let status = if request.uri().path().ends_with("models") { 401 } else { 200 };
+        let text = format!("data: {{\"error\":\"{shown} is wrong\"}}\n\n");
+        let answer = Response::builder().status(status).header("x-echo", &shown);
+        tokio::spawn(async move {
+            // Cut in every place of it.
+            for byte in text.bytes() {
+                if sender.send(Bytes::from(vec![byte])).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Bytes::from(text)).await;
+        });
+        answer.body(body).unwrap()
+    })
+    .await;
+    let service = service(&provider.url);
+    for request in [chat("{}"), get("/v1/models")] {
+        let answer = service.respond(request).await;
+        let covered = "*".repeat(KEY.len());
+        assert_eq!(answer.headers()["x-echo"], format!("Bearer {covered}"));
+        let (_, body) = whole(answer).await;
+        assert_eq!(body, format!("data: {{\"error\":\"Bearer {covered} is wrong\"}}\n\n").repeat(2));
+    }
+}

@@ -2,21 +2,22 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::procself::Status;
 use crate::readback::{kept_over_exec, open_descriptors};
 use crate::stage::{Failure, at};
 
 /// Make sure that this process hands on at exec all descriptors below `end` and no other. `own` is what it keeps for
-/// itself until then.
+/// itself until then. Gives the numbers of those that exec does not close.
 ///
 /// # Errors
 /// When another descriptor is open, or one of them is not.
-pub fn descriptors(end: i32, own: Option<&OwnedFd>) -> Result<(), Failure> {
-    let open = open_descriptors().map_err(at("look at its descriptors"))?;
+pub fn descriptors(status: &Status<'_>, end: i32, own: Option<&OwnedFd>) -> Result<Vec<i32>, Failure> {
+    let open = open_descriptors(status).map_err(at("look at its descriptors"))?;
     as_declared(&open, end, own.map(AsRawFd::as_raw_fd))
 }
 
 /// The same of open descriptors, given with whether exec closes each.
-fn as_declared(open: &[(i32, bool)], end: i32, own: Option<i32>) -> Result<(), Failure> {
+fn as_declared(open: &[(i32, bool)], end: i32, own: Option<i32>) -> Result<Vec<i32>, Failure> {
     let wrong = |what: String| Err(at(what)(rustix::io::Errno::BADF));
     let undeclared = |number: i32, closes: bool| if closes { Some(number) != own } else { number >= end };
     if let Some((number, _)) = open.iter().find(|(number, closes)| undeclared(*number, *closes)) {
@@ -26,7 +27,7 @@ fn as_declared(open: &[(i32, bool)], end: i32, own: Option<i32>) -> Result<(), F
     if !kept.iter().copied().eq(0..end) {
         return wrong(format!("of {end} descriptors {kept:?} are open"));
     }
-    Ok(())
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -39,7 +40,7 @@ mod tests {
         let with = |more: &[(i32, bool)]| {
             as_declared(&[&standard, more].concat(), 3, Some(10)).map_err(|failure| failure.step)
         };
-        assert_eq!(with(&[(10, true)]), Ok(()));
+        assert_eq!(with(&[(10, true)]), Ok(vec![0, 1, 2]));
         for leaked in [(3, false), (10, false), (9, true), (1023, false)] {
             let named = format!("descriptor {} is open and was not declared", leaked.0);
             assert_eq!(with(&[leaked]), Err(named));

@@ -31,8 +31,8 @@ pub struct Confinement {
     /// Init's pid.
     init: Pid,
     seal: Seal,
-    route_only: &'static Programs,
-    no_netlink: &'static Programs,
+    route_only: Programs,
+    no_netlink: Programs,
     amounts: Amounts,
     /// What a process writes `0` to in order to join the sandbox's control group: a gateway's and a session's.
     doors: [Vec<OwnedFd>; 2],
@@ -65,8 +65,6 @@ impl Confinement {
     pub fn prepare(setup: &Setup, mut doors: Vec<OwnedFd>) -> Result<Self, Failure> {
         let spec = &setup.spec;
         let sessions = doors.split_off(doors.len() / 2);
-        let programs =
-            |rule| spec.programs(rule).map_err(io::Error::other).map_err(at("build the seccomp programs"));
         Ok(Self {
             tier: spec.tier,
             agent: matches!(spec.ids, IdMap::Range { .. }).then(|| {
@@ -76,8 +74,8 @@ impl Confinement {
             mark: setup.mark,
             init: rustix::process::getpid(),
             seal: Seal::prepare(sys::landlock_abi(), spec).map_err(at("prepare Landlock"))?,
-            route_only: programs(NetlinkRule::RouteOnly)?,
-            no_netlink: programs(NetlinkRule::Refused)?,
+            route_only: setup.route_only.clone(),
+            no_netlink: setup.no_netlink.clone(),
             amounts: setup.amounts,
             doors: [doors, sessions],
         })
@@ -250,8 +248,8 @@ impl Confinement {
         std::mem::forget(fds);
 
         let programs = match spawn.netlink {
-            NetlinkRule::RouteOnly => self.route_only,
-            NetlinkRule::Refused => self.no_netlink,
+            NetlinkRule::RouteOnly => &self.route_only,
+            NetlinkRule::Refused => &self.no_netlink,
         };
         let listener = programs.install().map_err(at("install the seccomp program"))?;
         let denials_recorded = listener.is_some();
@@ -264,9 +262,11 @@ impl Confinement {
         wire::send(&hand_over, &(), &handed).map_err(at("hand over the seccomp listener"))?;
         drop((listener, hand_over));
         sys::reset_signals();
-        audit::descriptors(first_closed, receipt)?;
+        let status = readback::text("status").map_err(at("read back"))?;
+        let status = Status(&status);
+        let kept = audit::descriptors(&status, first_closed, receipt)?;
         if let Some(receipt) = receipt {
-            let level = readback::level(self.tier, landlock, programs, denials_recorded);
+            let level = readback::level(self.tier, landlock, (programs, denials_recorded), &status, kept);
             let level = level.map_err(at("read back"))?;
             let report = IsolationReport { plan: spawn.plan, level };
             rustix::io::write(receipt, report.to_line().as_bytes()).map_err(at("write the receipt"))?;

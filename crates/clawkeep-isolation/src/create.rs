@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -87,64 +87,96 @@ fn open_log(run: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// [`CreateError`]; then nothing is left behind but the run directory.
-pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<(), CreateError> {
+pub fn create(program: &Path, run: &Path, spec: &SandboxSpec) -> Result<InitHandle, CreateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(host("make the run directory"))?;
-    let log = open_log(run).map_err(host("open the log"))?;
     let lock = take_lock(run)?;
+    // It is loaded while the rest is made here.
+    let process = SetupProcess::start(program, &spec.name)?;
+    let log = open_log(run).map_err(host("open the log"))?;
     end_marked(run).map_err(host("end what is left of the sandbox of before"))?;
-    let control = bind_control(run).map_err(host("bind the control socket"))?;
-    let id = open_directory(run).and_then(Id::of).map_err(host("look at the run directory"))?;
+    let directory = open_directory(run).map_err(host("look at the run directory"))?;
+    let control = bind_control(&directory).map_err(host("bind the control socket"))?;
+    let id = Id::of(&directory).map_err(host("look at the run directory"))?;
     let here = Host::look();
     let amounts = spec.limits.amounts(here.memory_bytes());
-    let group = Cgroup::create(&here, (&spec.name, &id), &spec.limits, &amounts)
+    let cgroup = Cgroup::create(&here, (&spec.name, &id), &spec.limits, &amounts)
         .map_err(|Refused(why)| CreateError::Limit(why))?;
-    let mark = (spec.tier == Tier::Landlock)
-        .then(|| Mark::new(spec.ids))
-        .transpose()
-        .map_err(host("make a mark"))?;
-    mark.map_or(Ok(()), |mark| mark.note(run)).map_err(host("note the mark"))?;
-    let setup = Setup { spec: spec.clone(), amounts, mark };
-    let doors = group.doors().map_err(host("open the control group"));
-    let made = doors.and_then(|doors| {
+    let made = || {
+        let mark = (spec.tier == Tier::Landlock)
+            .then(|| Mark::new(spec.ids))
+            .transpose()
+            .map_err(host("make a mark"))?;
+        mark.map_or(Ok(()), |mark| mark.note(run)).map_err(host("note the mark"))?;
+        let setup = Setup::new(spec.clone(), amounts, mark)
+            .map_err(|error| host("build the seccomp programs")(io::Error::other(error)))?;
+        let doors = cgroup.doors().map_err(host("open the control group"))?;
         let held = [control.as_fd(), log.as_fd(), lock.as_fd()];
         let fds: Vec<_> = held.into_iter().chain(doors.iter().map(AsFd::as_fd)).collect();
-        run_setup(program, &setup, &fds)
-    });
-    if made.is_err() {
-        // Empty, or what is in it ends: nothing of a sandbox that is none is left. Why it is none counts.
-        let _ = end_marked(run);
-        let _ = group.remove();
+        process.run(&setup, &fds)?;
+        let init = connect(&directory).and_then(|init| init.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        Ok((init.map_err(host("reach the sandbox's first process"))?, mark))
+    };
+    match made() {
+        Ok(((connection, pid, pidfd), mark)) => {
+            note_owner(run, pid);
+            Ok(InitHandle { connection, pid, pidfd, cgroup, mark })
+        }
+        Err(error) => {
+            // Empty, or what is in it ends: nothing of a sandbox that is none is left. Why it is none counts.
+            let _ = end_marked(run);
+            let _ = cgroup.remove();
+            Err(error)
+        }
     }
-    made
 }
 
-fn run_setup(program: &Path, setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(io::Error::from)
-            .map_err(host("make a socket pair"))?;
-    let mut child = Command::new(program)
-        .arg0("clawkeep")
-        .arg(SETUP_COMMAND)
-        .arg(&setup.spec.name)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(host("start the setup"))?;
-    // It waits for the specification, and everything in the sandbox descends from it.
-    let sent = usual_oom_score(child.id()).and_then(|()| wire::send(&ours, setup, fds));
-    let outcome = sent.and_then(|()| wire::receive::<SetupOutcome>(&ours));
-    let status = child.wait().map_err(host("wait for the setup"))?;
-    match outcome {
-        Ok(Some((SetupOutcome::Ready, _))) => Ok(()),
-        Ok(Some((SetupOutcome::Failed { step, reason }, _))) => Err(CreateError::Setup { step, reason }),
-        Ok(None) => Err(CreateError::Setup {
-            step: "run the setup".into(),
-            reason: format!("it ended without a word ({status})"),
-        }),
-        Err(source) => Err(CreateError::Host { step: "talk to the setup", source }),
+/// The process that makes the sandbox from inside. Without a specification it ends, and it is waited for.
+struct SetupProcess {
+    child: Child,
+    channel: OwnedFd,
+}
+
+impl SetupProcess {
+    fn start(program: &Path, name: &str) -> Result<Self, CreateError> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(io::Error::from)
+                .map_err(host("make a socket pair"))?;
+        let child = Command::new(program)
+            .arg0("clawkeep")
+            .arg(SETUP_COMMAND)
+            .arg(name)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(host("start the setup"))?;
+        Ok(Self { child, channel: ours })
+    }
+
+    fn run(mut self, setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
+        // It waits for the specification, and everything in the sandbox descends from it.
+        let sent = usual_oom_score(self.child.id()).and_then(|()| wire::send(&self.channel, setup, fds));
+        let outcome = sent.and_then(|()| wire::receive::<SetupOutcome>(&self.channel));
+        let status = self.child.wait().map_err(host("wait for the setup"))?;
+        match outcome {
+            Ok(Some((SetupOutcome::Ready, _))) => Ok(()),
+            Ok(Some((SetupOutcome::Failed { step, reason }, _))) => Err(CreateError::Setup { step, reason }),
+            Ok(None) => Err(CreateError::Setup {
+                step: "run the setup".into(),
+                reason: format!("it ended without a word ({status})"),
+            }),
+            Err(source) => Err(CreateError::Host { step: "talk to the setup", source }),
+        }
+    }
+}
+
+impl Drop for SetupProcess {
+    fn drop(&mut self) {
+        // Where it has ended and was waited for, neither does anything.
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+        let _ = self.child.wait();
     }
 }
 
@@ -249,14 +281,13 @@ fn control_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-fn bind_control(run: &Path) -> io::Result<OwnedFd> {
-    let directory = open_directory(run)?;
-    match rustix::fs::unlinkat(&directory, SOCKET, rustix::fs::AtFlags::empty()) {
+fn bind_control(directory: &OwnedFd) -> io::Result<OwnedFd> {
+    match rustix::fs::unlinkat(directory, SOCKET, rustix::fs::AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
     let socket = control_socket()?;
-    rustix::net::bind(&socket, &short_path(&directory)?)?;
+    rustix::net::bind(&socket, &short_path(directory)?)?;
     Ok(socket)
 }
 
@@ -285,8 +316,16 @@ pub fn find(run: &Path) -> io::Result<Option<InitHandle>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    let Some((connection, pid, pidfd)) = connect(&directory)? else { return Ok(None) };
+    note_owner(run, pid);
+    let cgroup = Cgroup::find(&Host::look(), &Id::of(&directory)?);
+    Ok(Some(InitHandle { connection, pid, pidfd, cgroup, mark: Mark::of(run)? }))
+}
+
+/// A connection to the init of this run directory, its pid and a handle on it; `None` where none serves.
+fn connect(directory: &OwnedFd) -> io::Result<Option<(OwnedFd, i32, OwnedFd)>> {
     let connection = control_socket()?;
-    match rustix::net::connect(&connection, &short_path(&directory)?) {
+    match rustix::net::connect(&connection, &short_path(directory)?) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -299,10 +338,7 @@ pub fn find(run: &Path) -> io::Result<Option<InitHandle>> {
     };
     // The pid could have passed to somebody else only if init had died: then the connection is dead as well,
     // and the first answer does not come.
-    let pid = peer.pid.as_raw_nonzero().get();
-    note_owner(run, pid);
-    let cgroup = Cgroup::find(&Host::look(), &Id::of(&directory)?);
-    Ok(Some(InitHandle { connection, pid, pidfd, cgroup, mark: Mark::of(run)? }))
+    Ok(Some((connection, peer.pid.as_raw_nonzero().get(), pidfd)))
 }
 
 /// Kill an init, and with it, by the kernel's hand, every process in its sandbox (pid_namespaces(7)), or those that

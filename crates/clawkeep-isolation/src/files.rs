@@ -33,6 +33,9 @@ const MODES_AND_TIMES: &[i64] = &[
     libc::SYS_chmod,
 ];
 
+/// The bits of a mode that nobody sets here, as elsewhere by the seccomp program (`arguments::SET_IDS`).
+const SET_IDS: u64 = (libc::S_ISUID | libc::S_ISGID) as u64;
+
 /// Calls for its owner.
 const OWNERS: &[i64] = &[
     libc::SYS_fchown,
@@ -107,16 +110,19 @@ impl Files {
         let caller = Caller(question.caller);
         let [first, second, third, fourth, ..] = question.arguments;
         let here = i64::from(libc::AT_FDCWD) as u64;
-        let mode = |bits: u64| Change::Mode(Mode::from_raw_mode(bits as u32 & 0o7777));
+        let mode = |bits: u64| match bits & SET_IDS {
+            0 => Ok(Change::Mode(Mode::from_raw_mode(bits as u32 & 0o7777))),
+            _ => Err(Errno::PERM),
+        };
         let (named, change) = match question.call {
-            libc::SYS_fchmod => (Named::Open(first), mode(second)),
-            libc::SYS_fchmodat => (Named::At { directory: first, path: second, link: false }, mode(third)),
-            sys::FCHMODAT2 => (caller.named(first, second, fourth)?, mode(third)),
+            libc::SYS_fchmod => (Named::Open(first), mode(second)?),
+            libc::SYS_fchmodat => (Named::At { directory: first, path: second, link: false }, mode(third)?),
+            sys::FCHMODAT2 => (caller.named(first, second, fourth)?, mode(third)?),
             libc::SYS_utimensat if second == 0 => (Named::Open(first), Change::Times(caller.times(third)?)),
             libc::SYS_utimensat => {
                 (caller.named(first, second, fourth)?, Change::Times(caller.times(third)?))
             }
-            _ => (Named::At { directory: here, path: first, link: false }, mode(second)),
+            _ => (Named::At { directory: here, path: first, link: false }, mode(second)?),
         };
         let file = caller.file(&named)?;
         if !is_valid() {

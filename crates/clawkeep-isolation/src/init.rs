@@ -85,7 +85,7 @@ impl Server {
             control,
             signals: sys::sigchld_fd().map_err(at("take signals"))?,
             root: directory("/")?,
-            spec: spec.digest(),
+            spec: setup.digest,
             _lock: lock,
             listeners,
             datagrams,
@@ -146,14 +146,15 @@ impl Server {
 
     /// Move what is there, a bounded amount a turn, so that a flood starves nobody.
     fn pump(&mut self) {
-        let mut block = [0_u8; 64 * 1024];
+        // As much of it is touched as is read: what is never touched takes no memory.
+        let mut block = Vec::with_capacity(64 * 1024);
         for process in &mut self.processes {
-            match process.output.as_ref().map(|fd| rustix::io::read(fd, &mut block)) {
+            match process.output.as_ref().map(|fd| read_into(fd, &mut block)) {
                 Some(Ok(0)) => process.output = None,
-                Some(Ok(read)) => self.log.append(&block[..read]),
+                Some(Ok(_)) => self.log.append(&block),
                 Some(Err(_)) | None => {}
             }
-            match process.receipt.as_ref().map(|fd| rustix::io::read(fd, &mut block)) {
+            match process.receipt.as_ref().map(|fd| read_into(fd, &mut block)) {
                 Some(Ok(0)) => process.receipt = None,
                 Some(Ok(read)) => {
                     // One byte over the limit is kept, so that the host sees that it was broken.
@@ -353,6 +354,12 @@ impl Server {
             let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
         }
     }
+}
+
+/// Read what is there, as far as the buffer's capacity goes, in the place of what it held.
+fn read_into(fd: &OwnedFd, buffer: &mut Vec<u8>) -> rustix::io::Result<usize> {
+    buffer.clear();
+    rustix::io::read(fd, rustix::buffer::spare_capacity(buffer))
 }
 
 /// A receipt is printable ASCII in lines. Everything else becomes a question mark, which no receipt holds: so

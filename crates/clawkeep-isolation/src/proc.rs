@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use crate::rootfs::{attach, new_mount, open_below};
+use crate::rootfs::open_below;
 use crate::stage::{Failure, at};
 use crate::sys;
 
@@ -41,42 +41,40 @@ pub fn masks() -> impl Iterator<Item = (String, &'static [&'static str])> {
     files.chain(directories).filter(|(path, _)| std::path::Path::new(path).symlink_metadata().is_ok())
 }
 
-/// Lay something empty over what is masked. `/dev/null` is in its place already.
-pub fn mask(root: &OwnedFd) -> Result<(), Failure> {
+/// Lay something empty over what is masked, in a /proc that is mounted on the root: `/dev/null`, which is in its place
+/// already, and a directory in which nothing is ever put.
+pub fn mask(root: &OwnedFd, nothing: OwnedFd) -> Result<(), Failure> {
+    let proc = open_below(root, "proc", OFlags::PATH | OFlags::DIRECTORY).map_err(at("mask /proc"))?;
     let null = copy(root, "dev/null")?;
     sys::set_mount_attributes(null.as_fd(), libc::MOUNT_ATTR_RDONLY, false).map_err(at("mask /proc"))?;
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let empty = new_mount("tmpfs", &[("mode", "0555"), ("size", "4k"), ("nr_inodes", "2")], read_only)?;
-    cover(root, null, MASKED_FILES)?;
-    cover(root, empty, MASKED_DIRECTORIES)
+    cover(&proc, null, MASKED_FILES)?;
+    let closed =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    sys::set_mount_attributes(nothing.as_fd(), closed, false).map_err(at("mask /proc"))?;
+    cover(&proc, nothing, MASKED_DIRECTORIES)
 }
 
 /// Put the mount over the first of the names that there is, and copies of it over the others.
-fn cover(root: &OwnedFd, mount: OwnedFd, names: &[&str]) -> Result<(), Failure> {
-    let mut next = Some(mount);
-    let mut last = String::new();
+fn cover(proc: &OwnedFd, mount: OwnedFd, names: &[&str]) -> Result<(), Failure> {
+    let (mut mount, mut last) = (Some(mount), "");
     for name in names {
-        let path = format!("proc/{name}");
-        match open_below(root, &path, OFlags::PATH) {
-            Ok(_) => {}
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(at(format!("mask /{path}"))(error)),
-        }
-        // Only what is attached can be copied, on kernels before 6.15.
-        let mount = match next.take() {
+        let next = match mount.take() {
             Some(mount) => mount,
-            None => copy(root, &last)?,
+            // Only what is attached can be copied, on kernels before 6.15. The copy has the same flags.
+            None => copy(proc, last)?,
         };
-        attach(&mount, root, &path)?;
-        last = path;
+        match move_mount(next.as_fd(), "", proc, *name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH) {
+            Ok(()) => last = name,
+            // This kernel has none: for the one after it.
+            Err(Errno::NOENT) => mount = Some(next),
+            Err(error) => return Err(at(format!("mask /proc/{name}"))(error)),
+        }
     }
     Ok(())
 }
 
-fn copy(root: &OwnedFd, path: &str) -> Result<OwnedFd, Failure> {
+/// A copy of what is mounted at a place, or of a directory there, mounted nowhere yet.
+pub fn copy(root: &OwnedFd, path: &str) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(root, path, flags).map_err(at(format!("copy /{path}")))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Amounts;
 use crate::mark::Mark;
+use crate::seccomp::{Programs, SeccompError};
 use crate::spec::SandboxSpec;
 
 /// From the host to init. Each is answered by one [`Reply`] with the same number.
@@ -224,9 +225,22 @@ pub enum Event {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub spec: SandboxSpec,
+    /// [`SandboxSpec::digest`], and the seccomp programs that it is over: they take longer to build than to send, and
+    /// the host side has them at hand.
+    pub digest: Digest,
+    pub route_only: Programs,
+    pub no_netlink: Programs,
     pub amounts: Amounts,
     /// By what its processes are known, where they have no namespace of their own.
     pub mark: Option<Mark>,
+}
+
+impl Setup {
+    pub fn new(spec: SandboxSpec, amounts: Amounts, mark: Option<Mark>) -> Result<Self, SeccompError> {
+        let programs = |rule| spec.programs(rule).cloned();
+        let (route_only, no_netlink) = (programs(NetlinkRule::RouteOnly)?, programs(NetlinkRule::Refused)?);
+        Ok(Self { digest: spec.digest(), route_only, no_netlink, spec, amounts, mark })
+    }
 }
 
 /// What the setup tells the host once, over its standard input.
@@ -235,4 +249,45 @@ pub(crate) struct Setup {
 pub(crate) enum SetupOutcome {
     Ready,
     Failed { step: String, reason: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use clawkeep_plan::Tier;
+
+    use super::*;
+    use crate::cgroup::Limits;
+    use crate::spec::IdMap;
+    use crate::wire::MAX_MESSAGE;
+
+    #[test]
+    fn the_setup_gets_the_programs_that_the_host_side_built() {
+        for tier in [Tier::Namespaces, Tier::Landlock] {
+            let spec = SandboxSpec {
+                name: "box".into(),
+                tier,
+                ids: IdMap::Single { uid: 1000, gid: 1000 },
+                mounts: vec![],
+                symlinks: vec![],
+                files: vec![],
+                listeners: vec![],
+                datagrams: vec![],
+                own_ports: vec![],
+                tmp_bytes: 1,
+                log_bytes: 1,
+                limits: Limits::default(),
+            };
+            let setup = Setup::new(spec.clone(), spec.limits.amounts(1 << 30), None).unwrap();
+            assert_eq!(setup.digest, spec.digest());
+            let sent = serde_json::to_vec(&setup).unwrap();
+            assert!(sent.len() < MAX_MESSAGE / 2, "{}", sent.len());
+            let got: Setup = serde_json::from_slice(&sent).unwrap();
+            for (got, rule) in
+                [(&got.route_only, NetlinkRule::RouteOnly), (&got.no_netlink, NetlinkRule::Refused)]
+            {
+                // Every instruction of both forms, and the digest.
+                assert_eq!(format!("{got:?}"), format!("{:?}", spec.programs(rule).unwrap()));
+            }
+        }
+    }
 }

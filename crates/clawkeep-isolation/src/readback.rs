@@ -10,15 +10,15 @@ use crate::procself::{Status, namespace};
 use crate::seccomp::Programs;
 use crate::{mounts, sys};
 
-/// What this process, behind the walls of this tier, reads about itself now. The Landlock domain cannot be read back: see [`LandlockLevel`].
+/// What this process, behind the walls of this tier, reads about itself now. The Landlock domain cannot be read back:
+/// see [`LandlockLevel`]. `status` is its own as [`text`] gives it, `descriptors` what exec does not close.
 pub fn level(
     tier: Tier,
     landlock: LandlockLevel,
-    programs: &Programs,
-    recorded: bool,
+    (programs, recorded): (&Programs, bool),
+    status: &Status<'_>,
+    descriptors: Vec<i32>,
 ) -> io::Result<EnforcedLevel> {
-    let status = text("status")?;
-    let status = Status(&status);
     Ok(EnforcedLevel {
         tier,
         landlock,
@@ -41,7 +41,7 @@ pub fn level(
         mounts: mounts::brief(&text("mountinfo")?)?,
         dumpable: rustix::process::dumpable_behavior()? != DumpableBehavior::NotDumpable,
         core_bytes: rustix::process::getrlimit(Resource::Core).maximum,
-        descriptors: kept_over_exec(&open_descriptors()?),
+        descriptors,
     })
 }
 
@@ -65,8 +65,8 @@ pub fn id_map(file: &str) -> io::Result<Vec<clawkeep_plan::IdRange>> {
 
 /// Every descriptor of this process, and whether exec closes it. They are looked for among the slots of its table:
 /// /proc/self/fd is closed to a process that is not dumpable.
-pub fn open_descriptors() -> io::Result<Vec<(i32, bool)>> {
-    Ok(sys::open_descriptors(Status(&text("status")?).number("FDSize")?))
+pub fn open_descriptors(status: &Status<'_>) -> io::Result<Vec<(i32, bool)>> {
+    Ok(sys::open_descriptors(status.number("FDSize")?))
 }
 
 /// The numbers of those that exec does not close.
@@ -75,7 +75,7 @@ pub fn kept_over_exec(open: &[(i32, bool)]) -> Vec<i32> {
 }
 
 /// A file of `/proc/self`. Names of files in it may be any bytes.
-fn text(file: &str) -> io::Result<String> {
+pub fn text(file: &str) -> io::Result<String> {
     let bytes = std::fs::read(format!("/proc/self/{file}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -91,7 +91,10 @@ mod tests {
         let handled = Handled { fs: 0, net: 0, scopes: 0 };
         let landlock = LandlockLevel { asked: 0, abi: 0, status: Restriction::None, handled, tried: false };
         let programs = Programs::of(NetlinkRule::RouteOnly).unwrap();
-        let level = level(Tier::Namespaces, landlock, programs, true).unwrap();
+        let status = text("status").unwrap();
+        let status = Status(&status);
+        let kept = kept_over_exec(&open_descriptors(&status).unwrap());
+        let level = level(Tier::Namespaces, landlock, (programs, true), &status, kept).unwrap();
         assert_eq!(level.namespaces.len(), NAMESPACES.len());
         assert_eq!(level.namespaces, namespaces().unwrap());
         assert_eq!(level.ids.uid[1], rustix::process::geteuid().as_raw());

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -99,7 +99,7 @@ fn take(mount: Mount) -> Result<Source, Failure> {
     };
     sys::set_mount_attributes(tree.as_fd(), set, !deep.is_empty())
         .map_err(at(format!("seal {}", mount.source.display())))?;
-    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(at(step()))?.st_mode);
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(at(step()))?.st_mode);
     Ok(Source { directory: kind.is_dir(), mount, tree })
 }
 
@@ -134,10 +134,11 @@ pub fn enter(
     move_mount(root.as_fd(), "", CWD, "/usr", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(at("mount the root"))?;
 
+    let mut places = Places { root: &root, above: None };
     for dir in ["proc", "dev", "tmp", "run", "var", "etc", "home", "sandbox"] {
         make_dir(&root, dir)?;
     }
-    attach(&new_mount("proc", &[], closed)?, &root, "proc")?;
+    places.attach(&new_mount("proc", &[], closed)?, "proc", true)?;
     let tmp = match tmp {
         Some(tmp) => tmp,
         None => new_mount(
@@ -146,24 +147,20 @@ pub fn enter(
             strict,
         )?,
     };
-    attach(&tmp, &root, "tmp")?;
-    attach(&new_mount("tmpfs", &[("mode", "0755"), ("size", "4m")], closed)?, &root, "run")?;
-    for dir in ["dev/pts", "dev/shm"] {
-        make_dir(&root, dir)?;
-    }
+    places.attach(&tmp, "tmp", true)?;
+    // The last moment that it can be seen: a directory in which nothing is and, behind a mount, never will be.
+    let nothing = proc::copy(&root, "run")?;
+    places.attach(&new_mount("tmpfs", &[("mode", "0755"), ("size", "4m")], closed)?, "run", true)?;
     let pts = new_mount(
         "devpts",
         &[("ptmxmode", "0666"), ("mode", "0620")],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
-    attach(&pts, &root, "dev/pts")?;
+    places.attach(&pts, "dev/pts", true)?;
     let shared_memory = [("mode", "1777"), ("size", "64m"), ("nr_inodes", "16384")];
-    attach(&new_mount("tmpfs", &shared_memory, closed)?, &root, "dev/shm")?;
-
+    places.attach(&new_mount("tmpfs", &shared_memory, closed)?, "dev/shm", true)?;
     for Source { mount, tree, directory } in sources {
-        let target = mount.target.trim_start_matches('/');
-        place_for(&root, target, directory)?;
-        attach(&tree, &root, target)?;
+        places.attach(&tree, mount.target.trim_start_matches('/'), directory)?;
     }
     let fixed = [
         ("dev/ptmx", "pts/ptmx"),
@@ -179,9 +176,9 @@ pub fn enter(
         rustix::fs::symlinkat(target, &root, path).map_err(at(format!("link /{path}")))?;
     }
     for (path, content) in &spec.files {
-        write_file(&root, path.trim_start_matches('/'), content)?;
+        places.write(path.trim_start_matches('/'), content)?;
     }
-    proc::mask(&root)?;
+    proc::mask(&root, nothing)?;
 
     // The root itself last, and alone: what is mounted on it keeps its own flags. Devices on it work because
     // each is a mount of its own.
@@ -192,12 +189,66 @@ pub fn enter(
     rustix::process::chdir("/").map_err(at("enter the root"))
 }
 
-/// Put a mount on a place below the root.
-pub fn attach(mount: &OwnedFd, root: &OwnedFd, path: &str) -> Result<(), Failure> {
-    let step = || format!("mount /{path}");
-    let place = open_below(root, path, OFlags::PATH).map_err(at(step()))?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount.as_fd(), "", place.as_fd(), "", flags).map_err(at(step()))
+/// Where mounts and files go below the root: a place that is missing is made, with the directories above it.
+struct Places<'a> {
+    root: &'a OwnedFd,
+    /// The directory that the last place was in: the next one often is too.
+    above: Option<(String, OwnedFd)>,
+}
+
+impl Places<'_> {
+    /// Put a mount on a place.
+    fn attach(&mut self, mount: &OwnedFd, path: &str, directory: bool) -> Result<(), Failure> {
+        let step = || format!("mount /{path}");
+        let (above, name) = self.above(path)?;
+        let kind = if directory { FileType::Directory } else { FileType::RegularFile };
+        let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        match empty(above, name, kind) {
+            // Nobody else is here: it is what was just made, and no link.
+            Ok(()) => move_mount(mount.as_fd(), "", above, name, from).map_err(at(step()))?,
+            Err(Errno::EXIST) => {
+                let place = open_below(above, name, OFlags::PATH).map_err(at(step()))?;
+                let flags = from | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+                move_mount(mount.as_fd(), "", place.as_fd(), "", flags).map_err(at(step()))?;
+            }
+            Err(error) => return Err(at(format!("make /{path}"))(error)),
+        }
+        // What it lies on now is not what is seen there from now on.
+        self.above.take_if(|(above, _)| Path::new(above.as_str()).starts_with(path));
+        Ok(())
+    }
+
+    /// Write a file, which may lie there already.
+    fn write(&mut self, path: &str, content: &str) -> Result<(), Failure> {
+        let step = || format!("write /{path}");
+        let (above, name) = self.above(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(above, name, flags, Mode::from_raw_mode(0o444)) {
+            Err(Errno::EXIST) => open_below(above, name, OFlags::WRONLY | OFlags::TRUNC),
+            made => made,
+        };
+        let file = file.map_err(at(step()))?;
+        let mut rest = content.as_bytes();
+        while !rest.is_empty() {
+            let written = rustix::io::write(&file, rest).map_err(at(step()))?;
+            rest = &rest[written..];
+        }
+        Ok(())
+    }
+
+    /// The directory that a place is in, and its name there.
+    fn above<'p>(&mut self, path: &'p str) -> Result<(&OwnedFd, &'p str), Failure> {
+        let Some((above, name)) = path.rsplit_once('/') else { return Ok((self.root, path)) };
+        let known = self.above.take_if(|(known, _)| known == above);
+        let (_, directory) = self.above.insert(match known {
+            Some(known) => known,
+            None => {
+                let found = directories(self.root, above).map_err(at(format!("make /{above}")))?;
+                (above.to_owned(), found)
+            }
+        });
+        Ok((directory, name))
+    }
 }
 
 /// Open what is below the root, through no link: an image or a directory of somebody else's is mounted there, and
@@ -214,15 +265,6 @@ fn make_dir(root: &OwnedFd, path: &str) -> Result<(), Failure> {
     }
 }
 
-/// An empty directory or file to mount on, with the directories above it.
-fn place_for(root: &OwnedFd, path: &str, directory: bool) -> Result<(), Failure> {
-    let made = match path.rsplit_once('/') {
-        Some((above, name)) => directories(root, above).and_then(|above| empty(&above, name, directory)),
-        None => empty(root, path, directory),
-    };
-    made.map_err(at(format!("make /{path}")))
-}
-
 /// A directory below the root, made with those above it where they are missing.
 fn directories(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
@@ -232,31 +274,14 @@ fn directories(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     }
     let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
     let above = directories(root, above)?;
-    empty(&above, name, true)?;
+    empty(&above, name, FileType::Directory)?;
     open_below(&above, name, flags)
 }
 
-fn empty(above: &OwnedFd, name: &str, directory: bool) -> Result<(), Errno> {
-    let made = if directory {
-        rustix::fs::mkdirat(above, name, Mode::from_raw_mode(0o755))
-    } else {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        rustix::fs::openat(above, name, flags, Mode::from_raw_mode(0o444)).map(drop)
-    };
-    match made {
-        Err(Errno::EXIST) => Ok(()),
-        made => made,
+/// Make a directory, or a file that nobody writes to.
+fn empty(above: &OwnedFd, name: &str, kind: FileType) -> Result<(), Errno> {
+    match kind {
+        FileType::Directory => rustix::fs::mkdirat(above, name, Mode::from_raw_mode(0o755)),
+        kind => rustix::fs::mknodat(above, name, kind, Mode::from_raw_mode(0o444), 0),
     }
-}
-
-fn write_file(root: &OwnedFd, path: &str, content: &str) -> Result<(), Failure> {
-    place_for(root, path, false)?;
-    let step = || format!("write /{path}");
-    let file = open_below(root, path, OFlags::WRONLY | OFlags::TRUNC).map_err(at(step()))?;
-    let mut rest = content.as_bytes();
-    while !rest.is_empty() {
-        let written = rustix::io::write(&file, rest).map_err(at(step()))?;
-        rest = &rest[written..];
-    }
-    Ok(())
 }

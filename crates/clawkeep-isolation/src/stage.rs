@@ -1,16 +1,16 @@
-//! From an ordinary process to the first process of a sandbox (without namespaces: `beside.rs`). Three processes, each
+//! From an ordinary process to the first process of a sandbox (without namespaces: `beside.rs`). Two processes, each
 //! with one thread:
 //!
 //! - A, started by the host side: has the caller's rights, writes the id maps of B;
-//! - B: in the new namespaces, takes what the host's tree has to give;
-//! - C: process 1 of the new process-id namespace, builds the root, drops what it does not need, serves.
+//! - B: process 1 in the new namespaces, takes what the host's tree has to give, builds the root, drops what it does
+//!   not need, serves.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
-use rustix::process::{Pid, Resource, WaitOptions};
+use rustix::process::{Pid, Resource};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use clawkeep_plan::Tier;
@@ -58,7 +58,7 @@ pub fn at<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Fail
 }
 
 /// The entry of process A. The specification and the descriptors (control socket, log) come over standard
-/// input, and so does the answer go back. Returns in A only, when B is done.
+/// input, and so does the answer go back. Returns in A only, when B has its ids.
 pub fn sandbox_init_main() -> ExitCode {
     let channel = match rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) {
         Ok(channel) => channel,
@@ -120,24 +120,28 @@ fn parent(channel: &OwnedFd) -> Result<(), Failure> {
         IdMap::Single { .. } => Vec::new(),
     };
 
-    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"));
-    let ((unshared, tell_unshared), (mapped, tell_mapped)) = (pipe()?, pipe()?);
-    let Some(child) = sys::fork().map_err(at("fork"))? else {
-        drop((unshared, tell_mapped));
-        let failure = match namespaced(channel, setup, held, (tmp, shared), tell_unshared, mapped) {
-            Ok(()) => sys::exit_now(0),
+    // Before the user namespace is there: it takes its own upper bounds from these limits.
+    limit_counts_of_the_user().map_err(at("limit what is counted for the user"))?;
+    let (mapped, tell_mapped) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
+    let all = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    let Some(child) = sys::fork_into(all).map_err(at("create namespaces"))? else {
+        drop(tell_mapped);
+        let failure = match first_process(channel, &setup, held, (tmp, shared), mapped) {
+            Ok(never) => match never {},
             Err(failure) => failure,
         };
         report(channel, &failure);
         sys::exit_now(1)
     };
-    drop((tell_unshared, mapped, tmp, shared, held));
-    if wait_byte(&unshared) {
-        map_ids(ids, child)?;
-        rustix::io::write(&tell_mapped, b"m").map_err(at("tell that the ids are mapped"))?;
-    }
-    rustix::process::waitpid(Some(child), WaitOptions::empty()).map_err(at("wait for the setup"))?;
-    Ok(())
+    map_ids(ids, child)?;
+    rustix::io::write(&tell_mapped, b"m").map_err(at("tell that the ids are mapped")).map(drop)
 }
 
 /// One byte, or the end.
@@ -165,52 +169,6 @@ pub fn map_ids(ids: IdMap, child: Pid) -> Result<(), Failure> {
     write("gid_map", &gids)
 }
 
-/// Process B.
-fn namespaced(
-    channel: &OwnedFd,
-    setup: Setup,
-    held: Held,
-    (tmp, shared): (Option<OwnedFd>, Vec<rootfs::Source>),
-    tell_unshared: OwnedFd,
-    mapped: OwnedFd,
-) -> Result<(), Failure> {
-    // Before the user namespace is there: it takes its own upper bounds from these limits.
-    limit_counts_of_the_user().map_err(at("limit what is counted for the user"))?;
-    let all = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    sys::unshare(all).map_err(at("create namespaces"))?;
-    rustix::io::write(&tell_unshared, b"u").map_err(at("ask for the id maps"))?;
-    if !wait_byte(&mapped) {
-        // A could not map the ids, and has said why.
-        sys::exit_now(1);
-    }
-    drop((mapped, tell_unshared));
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(at("make mounts private"))?;
-    // Before the ids change: only the caller's ids may look into the state directory.
-    let sources = rootfs::take_sources(&setup.spec, shared)?;
-    if matches!(setup.spec.ids, IdMap::Range { .. }) {
-        rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
-        let (gid, uid) = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
-        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the sandbox's root"))?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the sandbox's root"))?;
-    }
-    if sys::fork().map_err(at("fork"))?.is_some() {
-        return Ok(());
-    }
-    let failure = match first_process(channel, &setup, sources, held, tmp) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    report(channel, &failure);
-    sys::exit_now(1)
-}
-
 /// What an agent locks in memory or queues is counted for whoever makes the user namespace as well, together with
 /// everything that is theirs (user_namespaces(7), the kernel's ucounts): half of it is left to the host. Queues of
 /// messages (mq_overview(7)) are not to be had inside.
@@ -233,14 +191,29 @@ fn limit_shared_counts() {
     }
 }
 
-/// Process C.
+/// Process B.
 fn first_process(
     channel: &OwnedFd,
     setup: &Setup,
-    sources: Vec<rootfs::Source>,
     held: Held,
-    tmp: Option<OwnedFd>,
+    (tmp, shared): (Option<OwnedFd>, Vec<rootfs::Source>),
+    mapped: OwnedFd,
 ) -> Result<std::convert::Infallible, Failure> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(at("make mounts private"))?;
+    // Before the ids change: only the caller's ids may look into the state directory.
+    let sources = rootfs::take_sources(&setup.spec, shared)?;
+    if !wait_byte(&mapped) {
+        // A could not map the ids, and has said why.
+        sys::exit_now(1);
+    }
+    drop(mapped);
+    if matches!(setup.spec.ids, IdMap::Range { .. }) {
+        rustix::thread::set_thread_groups(&[]).map_err(at("drop groups"))?;
+        let (gid, uid) = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("become the sandbox's root"))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("become the sandbox's root"))?;
+    }
     rustix::thread::set_name(c"clawkeep-init").map_err(at("take a name"))?;
     // Nobody in the sandbox may look into this process: its descriptors are the way to the host side.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

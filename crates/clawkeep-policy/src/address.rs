@@ -118,6 +118,11 @@ fn own_class(ip: IpAddr) -> Class {
     }
 }
 
+/// Whether this is the address of a cloud's metadata service, also inside of an IPv6 address that leads there.
+pub fn is_metadata(ip: IpAddr) -> bool {
+    class(ip) == Class::Never(Never::Metadata)
+}
+
 /// The IPv4 address that a gateway somewhere would send an IPv6 packet on to.
 fn inside(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let words = ip.segments();

@@ -28,6 +28,7 @@ mod target;
 mod write;
 mod yaml;
 
+pub use address::is_metadata;
 pub use cidr::{Cidr, CidrError};
 pub use denial::{Denial, Reason, RuleName};
 pub use difference::Difference;

@@ -1,7 +1,7 @@
 //! Who listens? An answer on the gateway's port counts only if the gateway gives it: a process of somebody's
 //! session may have taken the port.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Dir, Mode, OFlags};
 
@@ -11,16 +11,32 @@ const MAX_TABLE: u64 = 4 << 20;
 /// 127.0.0.1 and any address, as `/proc/net/tcp` has them.
 const ANSWERING: [&str; 2] = ["0100007F", "00000000"];
 
-/// Inodes of the sockets that answer on this TCP port of 127.0.0.1, in the network namespace of this process
+/// A socket that listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listener {
+    pub inode: u64,
+    /// Whose it is.
+    pub uid: u32,
+}
+
+/// The same as [`listeners`], in our own network namespace.
+pub(crate) fn on_this_host(port: u16) -> Vec<Listener> {
+    rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_or_else(
+        |_| Vec::new(),
+        |proc| listeners(proc.as_fd(), rustix::process::getpid().as_raw_nonzero().get(), port),
+    )
+}
+
+/// The sockets that answer on this TCP port of 127.0.0.1, in the network namespace of this process
 /// (proc_pid_net(5)). Empty when it cannot be told. A socket of IPv6 answers there only where none of IPv4 does.
-pub(crate) fn listeners(proc: BorrowedFd<'_>, pid: i32, port: u16) -> Vec<u64> {
+pub(crate) fn listeners(proc: BorrowedFd<'_>, pid: i32, port: u16) -> Vec<Listener> {
     let table = |name: &str| read(proc, &format!("{pid}/net/{name}")).unwrap_or_default();
-    let found = inodes(&table("tcp"), port, |address| ANSWERING.contains(&address));
-    if found.is_empty() { inodes(&table("tcp6"), port, |_| true) } else { found }
+    let found = rows(&table("tcp"), port, |address| ANSWERING.contains(&address));
+    if found.is_empty() { rows(&table("tcp6"), port, |_| true) } else { found }
 }
 
 /// Whether this process holds one of these sockets; `None` when it cannot be told.
-pub(crate) fn holds(proc: BorrowedFd<'_>, pid: i32, inodes: &[u64]) -> Option<bool> {
+pub(crate) fn holds(proc: BorrowedFd<'_>, pid: i32, sockets: &[Listener]) -> Option<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fds = rustix::fs::openat(proc, format!("{pid}/fd"), flags, Mode::empty()).ok()?;
     for entry in Dir::read_from(&fds).ok()?.flatten() {
@@ -29,7 +45,7 @@ pub(crate) fn holds(proc: BorrowedFd<'_>, pid: i32, inodes: &[u64]) -> Option<bo
             .to_str()
             .ok()
             .and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        if inode.is_some_and(|inode| inodes.contains(&inode)) {
+        if inode.is_some_and(|inode: u64| sockets.iter().any(|socket| socket.inode == inode)) {
             return Some(true);
         }
     }
@@ -58,14 +74,17 @@ fn read(proc: BorrowedFd<'_>, path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// In `/proc/net/tcp`: local address and port in hexadecimal, state 0A for listening, inode in column ten.
-fn inodes(table: &str, port: u16, answers: impl Fn(&str) -> bool) -> Vec<u64> {
+/// In `/proc/net/tcp`: local address and port in hexadecimal, state 0A for listening, uid in column eight, inode in
+/// column ten.
+fn rows(table: &str, port: u16, answers: impl Fn(&str) -> bool) -> Vec<Listener> {
     let row = |line: &str| {
         let columns: Vec<_> = line.split_ascii_whitespace().collect();
         let (address, local) = columns.get(1)?.rsplit_once(':')?;
         let here =
             u16::from_str_radix(local, 16).ok()? == port && *columns.get(3)? == "0A" && answers(address);
-        here.then(|| columns.get(9)?.parse().ok()).flatten()
+        let listener =
+            || Some(Listener { uid: columns.get(7)?.parse().ok()?, inode: columns.get(9)?.parse().ok()? });
+        here.then(listener).flatten()
     };
     table.lines().filter_map(row).collect()
 }
@@ -86,8 +105,10 @@ mod tests {
         let own = std::process::id() as i32;
         let found = listeners(proc.as_fd(), own, port);
         assert_eq!(found.len(), 1);
+        assert_eq!(found[0].uid, rustix::process::getuid().as_raw());
+        assert_eq!(on_this_host(port), found);
         assert_eq!(holds(proc.as_fd(), own, &found), Some(true));
-        assert_eq!(holds(proc.as_fd(), own, &[1]), Some(false));
+        assert_eq!(holds(proc.as_fd(), own, &[Listener { inode: 1, uid: 0 }]), Some(false));
         assert!(processes(proc.as_fd()).contains(&own));
         // 0 where the session was begun outside of this pid namespace, as in a container.
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -115,7 +136,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_table_is_read_without_a_panic(table in "\\PC{0,400}", port: u16) {
-            let _ = inodes(&table, port, |_| true);
+            let _ = rows(&table, port, |_| true);
         }
     }
 }

@@ -7,6 +7,7 @@
 mod beside;
 mod blueprint;
 mod client;
+mod door;
 mod identity;
 mod inspect;
 mod probe;
@@ -16,6 +17,7 @@ mod snapshot;
 
 pub use blueprint::{Blueprint, LOG_INSIDE, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
+pub use door::Door;
 pub use inspect::open_inside;
 pub use run::{DeniedCalls, Hooks, Inside, Wish, initial_snapshot, supervise};
 pub use snapshot::{Gateway, LimitsInForce, Snapshot};

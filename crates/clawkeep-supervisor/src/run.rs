@@ -42,6 +42,9 @@ pub trait Hooks: Send + Sync + 'static {
     /// Repair the agent's files, or put its last healthy version back. Gives the blueprint that follows when
     /// something is different now, `None` when there was nothing to do.
     fn restore_agent(&self) -> impl Future<Output = Result<Option<Blueprint>, String>> + Send;
+    /// Before a sandbox is made: see that the system that it is to have is whole, and make it so. The reason where it
+    /// cannot be.
+    fn whole_system(&self) -> impl Future<Output = Result<(), String>> + Send;
     /// Write down what happened and why.
     fn record(&self, kind: &str, cause: &str, data: serde_json::Value);
 }

@@ -1,7 +1,7 @@
 //! One sandbox that is there: the steps that a launch is made of, each done afresh every time.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clawkeep_agents::openclaw::locks::{LockHolder, clear_stale, displace_all};
@@ -21,11 +21,15 @@ use tokio::sync::mpsc;
 use crate::beside;
 use crate::blueprint::{Blueprint, LOG_INSIDE};
 use crate::client::{InitClient, InitError, SESSION};
+use crate::door;
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
 use crate::probe;
 use crate::run::Inside;
 use crate::snapshot::LimitsInForce;
+
+/// Where OpenClaw's configuration is.
+const OPENCLAW_CONFIG: &str = "/sandbox/.openclaw/openclaw.json";
 
 /// A sandbox with its init, reached.
 pub(crate) struct Sandbox {
@@ -116,13 +120,9 @@ pub(crate) async fn prepare(blueprint: &Blueprint) -> Result<Sandbox, StepError>
         beside::prepare(blueprint, &spec).map_err(io("prepare the places of the sandbox"))?;
     }
     let (program, run, made) = (blueprint.program.clone(), blueprint.run.clone(), spec.clone());
-    let handle = tokio::task::spawn_blocking(move || {
-        create(&program, &run, &made)?;
-        find(&run).map_err(io("reach the new sandbox"))
-    })
-    .await
-    .map_err(|error| StepError::Other(error.to_string()))??;
-    let handle = handle.ok_or_else(|| StepError::Other("the new sandbox died at once".into()))?;
+    let handle = tokio::task::spawn_blocking(move || create(&program, &run, &made))
+        .await
+        .map_err(|error| StepError::Other(error.to_string()))??;
     match Sandbox::reach(blueprint, &handle).await {
         Ok(reached) => Ok(reached.into_sandbox(handle, spec)),
         Err(error) => {
@@ -217,7 +217,7 @@ impl Sandbox {
         let twin = |fd: &OwnedFd| fd.try_clone().map_err(io("take /tmp"));
         let (uid, gid) = blueprint.spec.ids.host_root();
         let publisher = Publisher::new(twin(&tmp)?, uid, gid).map_err(|e| StepError::Other(e.to_string()))?;
-        let names = blueprint.published.iter().map(|(name, _)| name.clone());
+        let names = blueprint.published.iter().map(|(name, _)| name.clone()).chain([LOG.to_owned()]);
         let watcher = Watcher::new(twin(&tmp)?, names).ok();
         for child in &children {
             if let (true, Some(how)) = (child.id.starts_with(SESSION), child.ended) {
@@ -242,7 +242,14 @@ impl Sandbox {
         }
         let holder = |pid, start| self.lock_holder(pid, start);
         let (uid, _) = self.spec.agent();
-        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), uid, &holder, false);
+        // Its locks are named by it.
+        let config = match self.spec.tier {
+            Tier::Namespaces => OPENCLAW_CONFIG.to_owned(),
+            Tier::Landlock => {
+                self.spec.on_the_host(OPENCLAW_CONFIG).unwrap_or_default().to_string_lossy().into_owned()
+            }
+        };
+        let sweep = clear_stale(self.tmp.as_fd(), self.home.as_fd(), (uid, &config), &holder, false);
         let cleared = sweep.cleared.iter().map(|lock| {
             format!(
                 "[gateway-recovery] removed stale lock {} (pid {:?}, {:?})",
@@ -299,8 +306,8 @@ impl Sandbox {
         probe::stopped(self.inside.proc.as_fd(), inside)
     }
 
-    /// Put every published file in place. Gives the names of those that had to be restored, with what stood
-    /// in the way.
+    /// Put every published file in place, and the link to the gateway's log, where shells and old scripts look for it.
+    /// Gives the names of those that had to be restored, with what stood in the way.
     pub fn publish(&self, blueprint: &Blueprint) -> Result<Vec<(String, Published)>, String> {
         let mut restored = Vec::new();
         for (name, bytes) in &blueprint.published {
@@ -309,6 +316,12 @@ impl Sandbox {
                 Ok(found) => restored.push((name.clone(), found)),
                 Err(error) => return Err(format!("/tmp/{name}: {error}")),
             }
+        }
+        // Nothing is launched by it, so nothing fails for it.
+        if let Ok(found) = self.publisher.publish_link(LOG, &self.log_inside())
+            && found != Published::Intact
+        {
+            restored.push((LOG.to_owned(), found));
         }
         Ok(restored)
     }
@@ -353,21 +366,14 @@ impl Sandbox {
                 }
             }
         }
-        self.link_log(blueprint.spec.ids.host_root());
         Ok(())
     }
 
-    /// The gateway's log, where shells and old scripts look for it. Nothing depends on it, so nothing fails for it.
-    fn link_log(&self, (uid, gid): (u32, u32)) {
-        let log = match self.spec.tier {
+    /// Where the gateway's log is, as the agent sees it.
+    fn log_inside(&self) -> PathBuf {
+        match self.spec.tier {
             Tier::Namespaces => LOG_INSIDE.into(),
             Tier::Landlock => self.spec.on_the_host(LOG_INSIDE).unwrap_or_default(),
-        };
-        if rustix::fs::symlinkat(log, &self.tmp, LOG).is_ok() {
-            // A link in such a directory is followed only if it has the directory's owner (proc_sys_fs(5),
-            // protected_symlinks).
-            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            let _ = rustix::fs::chownat(&self.tmp, LOG, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
         }
     }
 
@@ -417,17 +423,24 @@ impl Sandbox {
         }
     }
 
-    /// Whether what listens on this port is the gateway's: held by it, or by a process that came from it. Not
-    /// so: a process of a session that somebody opened. What cannot be told is given the benefit of the doubt,
-    /// the answer itself was right.
-    pub async fn is_gateways(&self, port: u16, gateway: i32) -> bool {
+    /// Whose is what listens on this port? The gateway's: held by it, or by a process that came from it. What cannot
+    /// be told is given the benefit of the doubt, the answer itself was right; but not where the whole host could have
+    /// given it.
+    pub async fn whose(&self, port: u16, gateway: i32) -> Holder {
         let proc = self.inside.proc.as_fd();
         let sockets = identity::listeners(proc, gateway, port);
+        if let Some(owner) = door::owner(&self.spec) {
+            match sockets.iter().find(|socket| socket.uid != owner) {
+                Some(socket) => return Holder::Stranger(socket.uid),
+                None if sockets.is_empty() => return Holder::Nobody,
+                None => {}
+            }
+        }
         if sockets.is_empty() || identity::holds(proc, gateway, &sockets) != Some(false) {
-            return true;
+            return Holder::Gateway;
         }
         let Ok((Reply::Hello { children, .. }, _)) = self.client.ask(Order::Hello, &[]).await else {
-            return true;
+            return Holder::Gateway;
         };
         let sessions: Vec<i32> =
             children.iter().filter(|c| c.kind == Kind::Session && c.ended.is_none()).map(|c| c.pid).collect();
@@ -437,7 +450,17 @@ impl Sandbox {
         let of_session =
             |pid| identity::session(proc, pid).is_some_and(|session| sessions.contains(&session));
         let mut holders = holders.peekable();
-        holders.peek().is_none() || holders.any(|pid| !of_session(pid))
+        match holders.peek().is_none() || holders.any(|pid| !of_session(pid)) {
+            true => Holder::Gateway,
+            false => Holder::Session,
+        }
+    }
+
+    /// Whose of the host's other users the port is that the agent is to have; `None` where it is nobody's, or where
+    /// its loopback is its own.
+    pub fn stranger_on(&self, port: u16) -> Option<u32> {
+        let owner = door::owner(&self.spec)?;
+        identity::on_this_host(port).iter().map(|socket| socket.uid).find(|uid| *uid != owner)
     }
 
     /// What all that runs in it has taken of the host so far, by the kernel's count.
@@ -469,6 +492,19 @@ impl Sandbox {
     pub async fn tear_down(self) -> std::io::Result<()> {
         end(self.handle).await
     }
+}
+
+/// Who has the gateway's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// As it must be.
+    Gateway,
+    /// A process of a session that somebody opened.
+    Session,
+    /// Another user of the host, by this uid.
+    Stranger(u32),
+    /// It was let go since.
+    Nobody,
 }
 
 /// A launched process, by its two pids.

@@ -1,5 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP. Usually they end this process at once, with the terminal put right and the
-//! status that shells use (130, 143, 129). While something is half-made, they are only noted, everything that
+//! SIGINT, SIGQUIT, SIGTERM and SIGHUP. Usually they end this process at once, with the terminal put right and the
+//! status that shells use (130, 131, 143, 129). While something is half-made, they are only noted, everything that
 //! waits is woken, and whoever made it takes it away again.
 
 use std::io::Read;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clawkeep_agents::Cancel;
 use rustix::net::Shutdown;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::{output, terminal};
 
@@ -40,7 +40,7 @@ impl Interrupt {
         let last = Arc::new(AtomicUsize::new(0));
         let (mut woken, write) = UnixStream::pair()?;
         let ignored = ignored_signals();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGQUIT, SIGTERM, SIGHUP] {
             if ignored & (1 << (signal - 1)) == 0 {
                 // The number first: whoever is woken must find it.
                 signal_hook::flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;

@@ -34,6 +34,10 @@ fn main() -> ExitCode {
     if role.as_deref() == Some(clawkeep_isolation::TRIAL_COMMAND.as_ref()) {
         return clawkeep_isolation::sandbox_trial_main();
     }
+    // Keys pass through the memory of every other process of ours. 1 and not 0: then a host's crash handler gets
+    // nothing either (core(5)).
+    let no_core = rustix::process::Rlimit { current: Some(1), maximum: Some(1) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
     if role.as_deref() == Some("daemon".as_ref()) {
         return role::main();
     }

@@ -4,67 +4,21 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::TcpStream;
 
 use support::{Installation, LONG};
-use testkit::wait_until;
+use testkit::{FakeProvider, wait_until};
 
 const KEY: &str = "sk-test-4711";
 
 const ROTATED: &str = "sk-test-4712";
 
-/// A provider with one model that writes down what it was asked, and with which key.
-struct Provider {
-    url: String,
-    asked: Arc<Mutex<Vec<(String, String)>>>,
-}
-
-impl Provider {
-    fn new(model: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&asked);
-        // Ends with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                // One that breaks off is the asker's matter.
-                let _ = answer(stream.unwrap(), model, &seen);
-            }
-        });
-        Self { url, asked }
-    }
-
-    fn last(&self) -> (String, String) {
-        self.asked.lock().unwrap().last().cloned().unwrap_or_default()
-    }
-}
-
-fn answer(mut stream: TcpStream, model: &str, seen: &Mutex<Vec<(String, String)>>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let (mut first, mut key, mut length) = (String::new(), String::new(), 0);
-    reader.read_line(&mut first)?;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => value.trim().clone_into(&mut key),
-            "content-length" => length = value.trim().parse().unwrap(),
-            _ => {}
-        }
-    }
-    reader.read_exact(&mut vec![0; length])?;
-    seen.lock().unwrap().push((first.trim().to_owned(), key));
-    let body = if first.starts_with("GET /v1/models ") {
-        format!(r#"{{"object":"list","data":[{{"id":"{model}","object":"model"}}]}}"#)
-    } else {
-        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"pong"}}]}"#.to_owned()
-    };
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())
+/// What the provider was asked last, and with which key.
+fn last(provider: &FakeProvider) -> (String, String) {
+    let asked = provider.asked().pop();
+    asked.map_or_else(Default::default, |asked| {
+        (format!("{} {}", asked.method, asked.target), asked.key().unwrap_or_default().to_owned())
+    })
 }
 
 /// Run it with this key in the environment; its status and everything that it said.
@@ -83,6 +37,12 @@ fn run(installation: &Installation, args: &[&str], key: Option<&str>) -> (i32, S
 fn set(installation: &Installation, url: &str, model: &str, key: Option<&str>) -> (i32, String) {
     let args = ["box", "inference", "set", "--provider", "custom", "--endpoint-url", url, "--model", model];
     run(installation, &args, key)
+}
+
+/// The same, whether it answers or not.
+fn force(installation: &Installation, url: &str, model: &str) -> (i32, String) {
+    let args = ["--provider", "custom", "--endpoint-url", url, "--model", model, "--force"];
+    run(installation, &[&["box", "inference", "set"], &args[..]].concat(), None)
 }
 
 fn get(installation: &Installation) -> serde_json::Value {
@@ -111,18 +71,18 @@ fn another_model_is_set_and_all_else_stays() {
     assert_eq!(run(&installation, &["box", "inference", "get"], None), (0, "box: built-in canary\n".into()));
 
     // A provider with a key.
-    let provider = Provider::new("m1");
-    let (status, text) = set(&installation, &provider.url, "m1", Some(KEY));
+    let provider = FakeProvider::openai(&["m1"]);
+    let (status, text) = set(&installation, &provider.url(), "m1", Some(KEY));
     assert_eq!(status, 0, "{text}");
-    assert!(text.contains(&format!("custom m1 at {}: the route answers", provider.url)), "{text}");
+    assert!(text.contains(&format!("custom m1 at {}: the route answers", provider.url())), "{text}");
     let wanted = serde_json::json!({
-        "schema": 1, "name": "box", "provider": "custom", "model": "m1", "endpoint_url": provider.url,
+        "schema": 1, "name": "box", "provider": "custom", "model": "m1", "endpoint_url": provider.url(),
         "fallbacks": [],
     });
     assert_eq!(get(&installation), wanted);
-    provider.asked.lock().unwrap().clear();
+    provider.forget();
     assert!(models_inside(&installation).contains("\"m1\""));
-    assert_eq!(provider.last(), ("GET /v1/models HTTP/1.1".into(), format!("Bearer {KEY}")));
+    assert_eq!(last(&provider), ("GET /v1/models".into(), KEY.to_owned()));
     let look = format!(
         "found() {{ env | grep -q {KEY} || grep -rqs {KEY} /sandbox /tmp /etc /opt /proc/[0-9]*/environ; }}
          found && echo leaked; echo {KEY} > /tmp/decoy; found || echo blind; rm /tmp/decoy; echo looked"
@@ -137,7 +97,7 @@ fn another_model_is_set_and_all_else_stays() {
     let (status, text) = run(&installation, &args, Some(ROTATED));
     assert_eq!((status, text.as_str()), (0, "the key of box's model is set; its agent goes on running\n"));
     assert!(models_inside(&installation).contains("\"m1\""));
-    assert_eq!(provider.last().1, format!("Bearer {ROTATED}"));
+    assert_eq!(last(&provider).1, ROTATED);
     assert_eq!((get(&installation), pid()), (wanted.clone(), before));
 
     // What cannot be used, and what is not there.
@@ -146,7 +106,7 @@ fn another_model_is_set_and_all_else_stays() {
         assert_eq!(status, 1, "{text}");
         assert!(text.contains("error[route-unusable]: ") && text.contains("\n  next: "), "{text}");
     }
-    let (status, text) = set(&installation, &provider.url, "m2", Some("two\nlines"));
+    let (status, text) = set(&installation, &provider.url(), "m2", Some("two\nlines"));
     assert!(status == 1 && text.contains("error[route-unusable]: ") && !text.contains("lines"), "{text}");
     let args = ["inference", "set", "other", "--provider", "ollama", "--model", "m2"];
     let (status, text) = run(&installation, &args, None);
@@ -156,9 +116,13 @@ fn another_model_is_set_and_all_else_stays() {
     assert!(!sealed.windows(ROTATED.len()).any(|window| window == ROTATED.as_bytes()));
     assert!(models_inside(&installation).contains("\"m1\""));
 
-    // One that does not answer is set all the same, and its predecessor's key is gone.
+    // One that does not answer takes nobody's place, but where the operator insists; then its predecessor's key is gone.
     let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
     let (status, text) = set(&installation, &dead, "m2", None);
+    assert!(status == 1 && text.contains("error[route-connect]: "), "{text}");
+    assert!(text.contains("; nothing was changed (--force") && text.contains("\n  next: "), "{text}");
+    assert_eq!((get(&installation), pid()), (wanted, before));
+    let (status, text) = force(&installation, &dead, "m2");
     assert_eq!(status, 0, "{text}");
     assert!(
         text.contains("\u{26a0} model") && text.contains("next: ") && !text.contains("answers"),
@@ -170,8 +134,8 @@ fn another_model_is_set_and_all_else_stays() {
     assert_eq!(pid(), before);
 
     // One that needs another guard: another plan, so another sandbox around the same files.
-    let nemotron = Provider::new("nemotron-mini");
-    let (status, text) = set(&installation, &nemotron.url, "nemotron-mini", Some(KEY));
+    let nemotron = FakeProvider::openai(&["nemotron-mini"]);
+    let (status, text) = set(&installation, &nemotron.url(), "nemotron-mini", Some(KEY));
     assert_eq!(status, 0, "{text}");
     let now = installation.status("box");
     assert_eq!((now.phase.as_str(), now.guards.len()), ("ready", first.guards.len() + 1));
@@ -219,25 +183,33 @@ fn another_provider_answers_while_the_first_does_not() {
     );
 
     let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
-    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
-    let provider = Provider::new("m2");
-    let custom = ["--provider", "custom", "--endpoint-url", &provider.url, "--model", "m2"];
+    assert_eq!(force(&installation, &dead, "m1").0, 0);
+    let provider = FakeProvider::openai(&["m2"]);
+    let custom = ["--provider", "custom", "--endpoint-url", &provider.url(), "--model", "m2"];
     let (status, text) = add(&custom, Some(KEY));
-    assert!(status == 0 && text.contains(&format!("custom m2 at {}: it answers", provider.url)), "{text}");
+    assert!(status == 0 && text.contains(&format!("custom m2 at {}: it answers", provider.url())), "{text}");
+    // Another key for the first one leaves the others as they are.
+    let rotate = ["credentials", "add", "route-key", "--sandbox", "box", "--from-env", "COMPATIBLE_API_KEY"];
+    let (status, text) = run(&installation, &rotate, Some(ROTATED));
+    assert!(
+        text.starts_with("the key of box's model is set; its agent goes on running\n"),
+        "{status}: {text}"
+    );
+    assert_eq!(get(&installation)["fallbacks"].as_array().unwrap().len(), 1);
     let (status, text) = add(&["--provider", "anthropic", "--model", "m"], None);
     assert!(status == 2 && text.contains("ANTHROPIC_API_KEY"), "{text}");
     let anthropic = ["--provider", "anthropicCompatible", "--endpoint-url", &dead, "--model", "m"];
     let (status, text) = add(&anthropic, None);
     assert!(status == 1 && text.contains("not translated"), "{text}");
 
-    provider.asked.lock().unwrap().clear();
+    provider.forget();
     let body =
         "curl -s https://inference.local/v1/chat/completions -d '{\"model\":\"m1\",\"messages\":[{}]}'";
     assert!(installation.exec("box", body).0.contains("pong"));
-    assert_eq!(provider.last(), ("POST /v1/chat/completions HTTP/1.1".into(), format!("Bearer {KEY}")));
+    assert_eq!(last(&provider), ("POST /v1/chat/completions".into(), KEY.to_owned()));
     let (_, text) = run(&installation, &["box", "status"], None);
-    assert!(text.contains(&format!("else custom m2 at {}", provider.url)), "{text}");
-    assert!(text.contains("inference  1 turn, 1 error (connect)"), "{text}");
+    assert!(text.contains(&format!("else custom m2 at {}", provider.url())), "{text}");
+    assert!(text.contains("inference  1 turn, ") && text.contains(", 1 error (connect)"), "{text}");
     assert!(!run(&installation, &["box", "status", "--json"], None).1.contains(KEY));
     assert_eq!(pid(), before, "nothing was restarted");
 
@@ -247,12 +219,44 @@ fn another_provider_answers_while_the_first_does_not() {
     assert!(models_inside(&installation).contains("\"m2\""));
     let key_file = installation.home.secrets().join("box/fallback-key-1");
     assert!(key_file.exists());
-    let (_, text) = set(&installation, &dead, "m3", None);
+    let (_, text) = force(&installation, &dead, "m3");
     assert!(text.contains("without the fall-backs of before (custom m2 at"), "{text}");
     assert!(!key_file.exists());
-    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    assert_eq!(force(&installation, &dead, "m1").0, 0);
     assert_eq!(add(&custom, Some(KEY)).0, 0);
     let (status, text) = run(&installation, &["inference", "remove-fallbacks", "box"], None);
     assert_eq!((status, text), (0, format!("box: custom m1 at {dead}\n")));
     assert!(!key_file.exists() && !models_inside(&installation).contains("\"m2\""));
+}
+
+#[test]
+fn the_models_of_a_provider_are_listed_and_a_daemon_that_may_crash_leaves_no_core() {
+    let installation = Installation::new();
+    let provider = FakeProvider::openai(&["m1"]);
+    let list = |url: &str, key| {
+        run(&installation, &["inference", "models", "--provider", "custom", "--endpoint-url", url], key)
+    };
+    assert_eq!(list(&provider.url(), Some(KEY)), (0, "m1\n".into()));
+    assert_eq!(last(&provider), ("GET /v1/models".into(), KEY.into()));
+    let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
+    let (status, text) = list(&dead, None);
+    assert!(
+        status == 1 && text.starts_with("error[route-connect]: ") && text.contains("\n  next: "),
+        "{text}"
+    );
+    for bad in [
+        "http://user:hunter2@h/v1",
+        "http://h/v1?key=hunter2",
+        "unix:///run/hunter2",
+        "http://169.254.169.254",
+    ] {
+        let (status, text) = list(bad, None);
+        assert!(status != 0 && !text.contains("hunter2") && text.contains("\n  next: "), "{bad}: {text}");
+    }
+    assert!(!installation.home.socket().exists(), "no daemon was started for it");
+
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", installation.daemon().daemon.pid)).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().rev().nth(1), Some("1"), "{core}");
 }

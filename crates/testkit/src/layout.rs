@@ -37,7 +37,14 @@ impl Layout {
 
     /// An image for an architecture, of these layers, each with what its media type ends with; its descriptor.
     pub fn image(&self, architecture: &str, layers: &[(&str, Vec<u8>)]) -> Value {
-        let config = json!({"architecture": architecture, "os": "linux", "rootfs": {"type": "layers"}});
+        self.image_started(architecture, layers, &Value::Null)
+    }
+
+    /// The same, which says how it is started (`config` of its configuration).
+    pub fn image_started(&self, architecture: &str, layers: &[(&str, Vec<u8>)], started: &Value) -> Value {
+        let config = json!({
+            "architecture": architecture, "os": "linux", "rootfs": {"type": "layers"}, "config": started,
+        });
         let config = self.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
         let layer = |(how, bytes): &(&str, Vec<u8>)| {
             self.blob(&format!("application/vnd.oci.image.layer.v1.tar{how}"), bytes)
@@ -94,11 +101,23 @@ fn needs(program: &Path) -> BTreeSet<String> {
 /// # Panics
 /// When a name is not one.
 pub fn files(files: &[(&str, &str)]) -> Vec<u8> {
+    archive(files, 0o644)
+}
+
+/// A layer of these programs.
+///
+/// # Panics
+/// When a name is not one.
+pub fn programs(programs: &[(&str, &str)]) -> Vec<u8> {
+    archive(programs, 0o755)
+}
+
+fn archive(files: &[(&str, &str)], mode: u32) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
-        header.set_mode(0o644);
+        header.set_mode(mode);
         builder.append_data(&mut header, name, content.as_bytes()).expect("a file");
     }
     builder.into_inner().expect("the archive")

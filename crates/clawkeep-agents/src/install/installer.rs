@@ -57,8 +57,13 @@ pub enum Progress {
 }
 
 /// The command `openclaw` inside the sandbox, for people and for the agent's tools.
-const WRAPPER: &str = "#!/bin/sh\nexec /opt/clawkeep/agent/bin/node \
-    /opt/clawkeep/agent/app/node_modules/openclaw/openclaw.mjs \"$@\"\n";
+///
+/// Beside it, wherever the bundle is shown. OpenClaw takes `NODE_OPTIONS` from its tools; where it cannot do without
+/// (the lower tier), the launch names it a second time.
+const WRAPPER: &str = "#!/bin/sh\n\
+    export NODE_OPTIONS=\"${NODE_OPTIONS:-$CLAWKEEP_NODE_OPTIONS}\"\n\
+    here=\"${0%/*}\"\n\
+    exec \"$here/node\" \"$here/../app/node_modules/openclaw/openclaw.mjs\" \"$@\"\n";
 
 /// The bundle of this release below `root`, installed from npm if it is not there. Blocks; `progress` is called
 /// on this thread. Killed at any moment it leaves no bundle under a final name but a whole one; a second

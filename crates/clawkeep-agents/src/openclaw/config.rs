@@ -1,6 +1,6 @@
 use serde_json::{Map, Value, json};
 
-use super::{GATEWAY_PORT, Token};
+use super::Token;
 
 /// The name under which the model route appears in OpenClaw's configuration.
 pub const PROVIDER: &str = "inference";
@@ -49,13 +49,13 @@ pub struct Route {
 ///
 /// The dashboard needs no list of allowed origins: a peer on the loopback with a loopback origin, whatever its
 /// port, is accepted by both.
-pub fn initial_config(token: &Token, route: &Route) -> Value {
+pub fn initial_config(token: &Token, port: u16, route: &Route) -> Value {
     let base = json!({
         "gateway": {
             "mode": "local",
             // Said outright: in what they take for a container the default is every interface.
             "bind": "loopback",
-            "port": GATEWAY_PORT,
+            "port": port,
             "auth": { "mode": "token", "token": token.expose() },
             "http": { "endpoints": { "chatCompletions": { "enabled": true } } },
         },
@@ -95,8 +95,8 @@ pub fn set_route(mut config: Value, route: &Route) -> Value {
 
 /// The configuration of safe mode: what a new sandbox has, and no plugin at all. Channels are only those that a
 /// configuration names.
-pub fn safe_config(token: &Token, route: &Route) -> Value {
-    let mut config = initial_config(token, route);
+pub fn safe_config(token: &Token, port: u16, route: &Route) -> Value {
+    let mut config = initial_config(token, port, route);
     object(&mut config, &["plugins"]).insert("enabled".into(), json!(false));
     config
 }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_first_configuration_has_what_openclaw_cannot_start_without() {
         let token = Token::parse("t").unwrap();
-        let config = initial_config(&token, &route("hermes3:8b"));
+        let config = initial_config(&token, 18789, &route("hermes3:8b"));
         assert_eq!(config.pointer("/gateway/mode").unwrap(), "local");
         assert_eq!(config.pointer("/gateway/bind").unwrap(), "loopback");
         assert_eq!(config.pointer("/agents/defaults/model/primary").unwrap(), "inference/hermes3:8b");
@@ -175,18 +175,18 @@ mod tests {
     fn a_route_to_anthropic_is_spoken_to_as_such() {
         let token = Token::parse("t").unwrap();
         let anthropic = Route { model: "claude".into(), api: ModelApi::AnthropicMessages };
-        let config = set_route(initial_config(&token, &route("m")), &anthropic);
+        let config = set_route(initial_config(&token, 18789, &route("m")), &anthropic);
         let provider = config.pointer("/models/providers/inference").unwrap();
         assert_eq!(provider["api"], "anthropic-messages");
         assert_eq!(provider["baseUrl"], "https://inference.local");
-        assert_eq!(set_route(config, &route("m")), initial_config(&token, &route("m")));
+        assert_eq!(set_route(config, &route("m")), initial_config(&token, 18789, &route("m")));
     }
 
     proptest! {
         #[test]
         fn setting_a_route_twice_is_setting_it_once(model in "[a-z0-9:/.-]{1,20}", other in "[a-z]{1,8}") {
             let token = Token::parse("t").unwrap();
-            let config = initial_config(&token, &route(&other));
+            let config = initial_config(&token, 18789, &route(&other));
             let once = set_route(config, &route(&model));
             prop_assert_eq!(set_route(once.clone(), &route(&model)), once.clone());
             prop_assert_eq!(token_of(&once), Some(token));

@@ -4,7 +4,7 @@ use clawkeep_plan::{Agent, PinnedFile};
 
 use crate::{AGENT_MOUNT, Bundle, Generation};
 
-/// The port on which the gateway listens, on the sandbox's loopback.
+/// The port on which the gateway listens where the sandbox has a loopback of its own.
 pub const GATEWAY_PORT: u16 = 18789;
 
 /// The configuration of safe mode, below the home.
@@ -41,8 +41,8 @@ pub struct RuntimeDir {
     pub mode: u32,
 }
 
-/// How the gateway of this bundle is launched.
-pub fn launch(bundle: &Bundle, generation: Generation, context: &LaunchContext) -> AgentLaunch {
+/// How the gateway of this bundle is launched, to listen on this port.
+pub fn launch(bundle: &Bundle, generation: Generation, port: u16, context: &LaunchContext) -> AgentLaunch {
     let inside = |path: &str| format!("{AGENT_MOUNT}/{path}");
     let mut env: BTreeMap<String, String> = [
         ("HOME", "/sandbox".to_owned()),
@@ -77,7 +77,7 @@ pub fn launch(bundle: &Bundle, generation: Generation, context: &LaunchContext) 
             "run".to_owned(),
             // What the probes and the dashboard's forward rely on, whatever the configuration says.
             "--port".to_owned(),
-            GATEWAY_PORT.to_string(),
+            port.to_string(),
             "--bind".to_owned(),
             "loopback".to_owned(),
         ],

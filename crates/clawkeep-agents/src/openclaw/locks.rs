@@ -78,7 +78,8 @@ struct Payload {
 
 /// Remove the stale locks of a sandbox.
 ///
-/// `tmp` and `home` are the sandbox's `/tmp` and `/sandbox`, `uid` is the agent's uid as the sandbox sees it.
+/// `tmp` and `home` are the sandbox's `/tmp` and `/sandbox`, `uid` and `config` are the agent's uid and the path of its
+/// configuration as the sandbox sees them.
 /// `holder` answers for a pid and a start time (field 22 of `/proc/<pid>/stat`; `None` where the lock has
 /// none) in the sandbox's pid namespace. `gateway_alive`: is any gateway of this sandbox running? If so, a
 /// torn lock may be one that is just being written, and stays.
@@ -88,10 +89,11 @@ struct Payload {
 pub fn clear_stale(
     tmp: BorrowedFd<'_>,
     home: BorrowedFd<'_>,
-    uid: u32,
+    (uid, config): (u32, &str),
     holder: &dyn Fn(i32, Option<u64>) -> LockHolder,
     gateway_alive: bool,
 ) -> LockSweep {
+    let names = |dir: &OwnedFd| names(dir, config);
     let mut sweep = LockSweep::default();
     let own = format!("openclaw-{uid}");
     for (base, shown, steps) in
@@ -99,7 +101,7 @@ pub fn clear_stale(
     {
         let shown = format!("{shown}/{}", steps.join("/"));
         match open_dir(base, &steps) {
-            Ok(Some(dir)) => sweep_dir(&dir, &shown, holder, gateway_alive, &mut sweep),
+            Ok(Some(dir)) => sweep_dir((&dir, &names(&dir)), &shown, holder, gateway_alive, &mut sweep),
             Ok(None) => {}
             Err(errno) => sweep.refused.push(format!("{shown}: {}", std::io::Error::from(errno))),
         }
@@ -158,19 +160,19 @@ fn open_dir(base: BorrowedFd<'_>, steps: &[&str]) -> Result<Option<OwnedFd>, Err
 }
 
 fn sweep_dir(
-    dir: &OwnedFd,
+    (dir, names): (&OwnedFd, &[String]),
     shown: &str,
     holder: &dyn Fn(i32, Option<u64>) -> LockHolder,
     gateway_alive: bool,
     sweep: &mut LockSweep,
 ) {
     let path = |name: &str| format!("{shown}/{name}");
-    for name in names(dir) {
-        let lock = match Lock::read(dir, &name) {
+    for name in names {
+        let lock = match Lock::read(dir, name) {
             Ok(Some(lock)) => lock,
             Ok(None) => continue,
             Err(problem) => {
-                sweep.refused.push(format!("{}: {problem}", path(&name)));
+                sweep.refused.push(format!("{}: {problem}", path(name)));
                 continue;
             }
         };
@@ -184,18 +186,18 @@ fn sweep_dir(
             },
             None => (!gateway_alive).then_some(Staleness::Torn),
         };
-        match found.map(|why| (why, lock.remove(dir, &name))) {
-            None => sweep.live.push((path(&name), pid)),
-            Some((why, Ok(()))) => sweep.cleared.push(ClearedLock { path: path(&name), pid, why }),
-            Some((_, Err(problem))) => sweep.refused.push(format!("{}: {problem}", path(&name))),
+        match found.map(|why| (why, lock.remove(dir, name))) {
+            None => sweep.live.push((path(name), pid)),
+            Some((why, Ok(()))) => sweep.cleared.push(ClearedLock { path: path(name), pid, why }),
+            Some((_, Err(problem))) => sweep.refused.push(format!("{}: {problem}", path(name))),
         }
     }
 }
 
 /// The locks to look at: first those of our own configuration, which no flood of files can hide, then what else
 /// is found.
-fn names(dir: &OwnedFd) -> Vec<String> {
-    let own = Digest::of(b"/sandbox/.openclaw/openclaw.json").short();
+fn names(dir: &OwnedFd, config: &str) -> Vec<String> {
+    let own = Digest::of(config.as_bytes()).short();
     let mut names = vec![format!("gateway.{own}.lock"), "gateway.state.lock".to_owned()];
     let Ok(entries) = Dir::read_from(dir) else { return names };
     for entry in entries.take(MAX_ENTRIES).map_while(Result::ok) {
@@ -274,6 +276,8 @@ mod tests {
 
     const REAL: &str = r#"{"pid":257,"createdAt":"2026-11-24T06:43:48.260Z","configPath":"/sandbox/.openclaw/openclaw.json","startTime":9140991}"#;
 
+    const CONFIG: &str = "/sandbox/.openclaw/openclaw.json";
+
     struct Sandbox(tempfile::TempDir);
 
     impl Sandbox {
@@ -298,7 +302,7 @@ mod tests {
                 assert_eq!((pid, start), (257, Some(9_140_991)));
                 holder
             };
-            clear_stale(tmp.as_fd(), home.as_fd(), 998, &answer, gateway_alive)
+            clear_stale(tmp.as_fd(), home.as_fd(), (998, CONFIG), &answer, gateway_alive)
         }
     }
 
@@ -400,7 +404,7 @@ mod tests {
         for i in 0..10_000 {
             fs::write(sandbox.old(&format!("gateway.f{i}.lock")), "").unwrap();
         }
-        let own = format!("gateway.{}.lock", Digest::of(b"/sandbox/.openclaw/openclaw.json").short());
+        let own = format!("gateway.{}.lock", Digest::of(CONFIG.as_bytes()).short());
         fs::write(sandbox.old(&own), REAL).unwrap();
         let sweep = sandbox.sweep(LockHolder::Gone, false);
         assert!(!sandbox.old(&own).exists());

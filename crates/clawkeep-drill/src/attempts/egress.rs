@@ -32,13 +32,19 @@ const UNROUTABLE: &[&str] = &["ENETUNREACH"];
 const NOBODY: &[&str] = &["ECONNREFUSED"];
 
 /// Ordinary sockets open.
-const SOCKETS: Control = Control::Steps(calls!(
-    SYS_socket(Int(INET), Int(STREAM), NOTHING);
-    SYS_socket(Int(INET), Int(DATAGRAM), NOTHING);
-    SYS_socket(Int(UNIX), Int(STREAM), NOTHING)
-));
+const SOCKETS: Control = Control::Sockets(
+    calls!(
+        SYS_socket(Int(INET), Int(STREAM), NOTHING);
+        SYS_socket(Int(INET), Int(DATAGRAM), NOTHING);
+        SYS_socket(Int(UNIX), Int(STREAM), NOTHING)
+    ),
+    TCP,
+);
 
-const SOCKETS6: Control = Control::Steps(calls!(SYS_socket(Int(INET6), Int(STREAM), NOTHING)));
+const SOCKETS6: Control = Control::Sockets(calls!(SYS_socket(Int(INET6), Int(STREAM), NOTHING)), TCP);
+
+/// What the lower tier has of sockets.
+pub const TCP: Steps = calls!(SYS_socket(Int(INET), Int(STREAM), NOTHING));
 
 /// RTM_GETLINK as a dump (rtnetlink(7)): how getifaddrs(3) asks.
 const DUMP: &[u8] = &[20, 0, 0, 0, 18, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -55,6 +61,7 @@ const ROUTES: Control = Control::Routes(
         SYS_recvfrom(Result(0), Zeros(4096), Int(4096), NOTHING, NOTHING, NOTHING)
     ),
     calls!(SYS_socket(Int(UNIX), Int(STREAM), NOTHING)),
+    TCP,
 );
 
 macro_rules! dial {

@@ -127,6 +127,12 @@ macro_rules! process {
     };
 }
 
+macro_rules! init {
+    ($id:literal, $tries:literal, $verb:literal, $file:literal) => {
+        files($id, $tries, PROC, &[native(Steps::Verb(&[Word::Text($verb), Word::Text($file)]), NOT_OURS)])
+    };
+}
+
 pub const ATTEMPTS: &[Attempt] = &[
     // The system.
     files(
@@ -266,10 +272,128 @@ pub const ATTEMPTS: &[Attempt] = &[
         OWN_FILE,
         &[script(
             Shell,
-            "ln -sfn \"$FILE\" /tmp/.clawkeep-drill-link; trap 'rm -f /tmp/.clawkeep-drill-link' EXIT; printf x >>/tmp/.clawkeep-drill-link",
+            "link=$TMP/.clawkeep-drill-link; ln -sfn \"$FILE\" \"$link\"; trap 'rm -f \"$link\"' EXIT; printf x >>\"$link\"",
             // In a sticky directory a link may also be refused for its owner (protected_symlinks, proc_sys_fs(5)).
             &["ENOENT", "EACCES"],
         )],
+    ),
+    files(
+        "host-file-rename",
+        "to take a file of the host away, by its path there",
+        RENAME,
+        &[native(
+            calls!(
+                SYS_renameat(HERE, FileCanary, HERE, Text("/tmp/.clawkeep-drill-stolen"));
+                SYS_unlinkat(HERE, Text("/tmp/.clawkeep-drill-stolen"), NOTHING)
+            ),
+            ABSENT,
+        )],
+    ),
+    files(
+        "host-file-link",
+        "a name of one's own for a file of the host",
+        RENAME,
+        &[native(
+            calls!(
+                SYS_linkat(HERE, FileCanary, HERE, Text("/tmp/.clawkeep-drill-stolen"), NOTHING);
+                SYS_unlinkat(HERE, Text("/tmp/.clawkeep-drill-stolen"), NOTHING)
+            ),
+            ABSENT,
+        )],
+    ),
+    files(
+        "host-file-remove",
+        "to remove a file of the host",
+        RENAME,
+        &[native(calls!(SYS_unlinkat(HERE, FileCanary, NOTHING)), ABSENT)],
+    ),
+    files(
+        "host-file-truncate",
+        "to truncate a file of the host without opening it",
+        OWN_FILE,
+        &[native(calls!(SYS_truncate(FileCanary, NOTHING)), ABSENT)],
+    ),
+    files(
+        "host-file-mode",
+        "another mode of a file of the host",
+        OWN_FILE,
+        &[native(calls!(SYS_fchmodat(HERE, FileCanary, Int(0o666))), ABSENT)],
+    ),
+    files(
+        "host-file-times",
+        "other times of a file of the host",
+        OWN_FILE,
+        &[native(calls!(SYS_utimensat(HERE, FileCanary, Bytes(ACCESSED), NOTHING)), ABSENT)],
+    ),
+    files(
+        "host-file-attribute",
+        "an extended attribute of a file of the host",
+        OWN_FILE,
+        &[native(
+            calls!(SYS_setxattr(FileCanary, Text("user.clawkeep-drill"), Text("x"), Int(1), NOTHING)),
+            ABSENT,
+        )],
+    ),
+    files(
+        "host-file-exists",
+        "whether a file of the host is there",
+        READABLE,
+        &[native(calls!(SYS_newfstatat(HERE, FileCanary, Zeros(256), NOTHING)), ABSENT)],
+    ),
+    files(
+        "host-file-watch",
+        "to watch a file of the host",
+        Control::Steps(calls!(
+            SYS_inotify_init1(NOTHING);
+            SYS_inotify_add_watch(Result(0), Text("/tmp"), Int(libc::IN_CREATE as i64))
+        )),
+        &[native(
+            calls!(
+                SYS_inotify_init1(NOTHING);
+                SYS_inotify_add_watch(Result(0), FileCanary, Int(libc::IN_MODIFY as i64))
+            ),
+            ABSENT,
+        )],
+    ),
+    // Devices and masks that others were made to trust (CVE-2025-31133, CVE-2025-52565, CVE-2025-52881).
+    files(
+        "replace-null",
+        "another name for /dev/null, which masks others",
+        DEVICES,
+        &[native(
+            calls!(
+                SYS_linkat(HERE, Text("/dev/null"), HERE, Text("/dev/.clawkeep-drill"), NOTHING);
+                SYS_unlinkat(HERE, Text("/dev/.clawkeep-drill"), NOTHING)
+            ),
+            // Between two mounts; not an owner (protected_hardlinks, proc_sys_fs(5)).
+            &["EXDEV", "EROFS", "EACCES", "EPERM"],
+        )],
+    ),
+    files(
+        "link-over-console",
+        "a link in the place of the console",
+        DEVICES,
+        &[native(
+            calls!(
+                SYS_symlinkat(Text("/proc/sysrq-trigger"), HERE, Text("/dev/.clawkeep-drill"));
+                SYS_unlinkat(HERE, Text("/dev/.clawkeep-drill"), NOTHING)
+            ),
+            READ_ONLY,
+        )],
+    ),
+    writes!(
+        "own-label",
+        "the label of the next program, where others write for us",
+        "/proc/self/attr/exec",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!(
+        "own-label-smack",
+        "the same of another security module",
+        "/proc/self/attr/smack/current",
+        PROC,
+        NOT_WRITABLE
     ),
     host!("shadow", "the host's password hashes", "/etc/shadow", ABSENT),
     host!("root-home", "root's files", "/root/.bashrc", &["ENOENT", "EACCES"]),
@@ -294,17 +418,11 @@ pub const ATTEMPTS: &[Attempt] = &[
     process!("sibling-environment", "its environment", "environ"),
     process!("sibling-root", "its root directory", "root"),
     process!("sibling-descriptors", "its standard output", "fd/1"),
-    reads!("init-environment", "the environment of the first process", "/proc/1/environ", PROC, NOT_OURS),
-    reads!("init-memory", "its memory", "/proc/1/mem", PROC, NOT_OURS),
-    reads!("init-root", "the host through its root directory", "/proc/1/root/etc/hostname", PROC, NOT_OURS),
-    reads!(
-        "init-directory",
-        "the host through its working directory",
-        "/proc/1/cwd/etc/hostname",
-        PROC,
-        NOT_OURS
-    ),
-    writes!("init-program", "to overwrite the program of the first process", "/proc/1/exe", PROC, NOT_OURS),
+    init!("init-environment", "the environment of the first process", "read-of-init", "environ"),
+    init!("init-memory", "its memory", "read-of-init", "mem"),
+    init!("init-root", "the host through its root directory", "read-of-init", "root/etc/hostname"),
+    init!("init-directory", "the host through its working directory", "read-of-init", "cwd/etc/hostname"),
+    init!("init-program", "to overwrite the program of the first process", "write-of-init", "exe"),
     writes!("own-program", "to overwrite one's own running program", "/proc/self/exe", PROC, &["ETXTBSY"]),
     // Devices.
     device!("dev-mem", "the machine's memory", "/dev/mem"),
@@ -370,6 +488,58 @@ pub const ATTEMPTS: &[Attempt] = &[
         "/sys/kernel/uevent_helper",
         PROC,
         NOT_WRITABLE
+    ),
+    writes!(
+        "sysctl-shared-memory",
+        "more shared memory than there is",
+        "/proc/sys/kernel/shmmax",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!(
+        "sysctl-ptrace",
+        "ptrace for everybody (yama)",
+        "/proc/sys/kernel/yama/ptrace_scope",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!("drop-caches", "to drop everybody's caches", "/proc/sys/vm/drop_caches", PROC, NOT_WRITABLE),
+    writes!(
+        "security-modules",
+        "a profile for AppArmor",
+        "/sys/kernel/security/apparmor/.load",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!(
+        "devices-of-group",
+        "every device, by the control group",
+        "/sys/fs/cgroup/devices/devices.allow",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!(
+        "own-group",
+        "another control group for oneself",
+        "/sys/fs/cgroup/cgroup.procs",
+        PROC,
+        NOT_WRITABLE
+    ),
+    writes!("trace-kernel", "the kernel's trace", "/sys/kernel/tracing/trace_marker", PROC, NOT_WRITABLE),
+    reads!(
+        "kernel-symbols-debug",
+        "the kernel's debugging files",
+        "/sys/kernel/debug/kprobes/list",
+        PROC,
+        MASKED
+    ),
+    reads!("firmware", "the firmware's tables", "/sys/firmware/acpi/tables/DSDT", PROC, MASKED),
+    reads!(
+        "power",
+        "the machine's power, by which others' secrets were read",
+        "/sys/class/powercap/intel-rapl:0/energy_uj",
+        PROC,
+        MASKED
     ),
     reads!("kernel-memory", "the kernel's memory (kcore)", "/proc/kcore", PROC, MASKED),
     reads!("kernel-keys", "everybody's keys", "/proc/keys", PROC, MASKED),

@@ -2,7 +2,7 @@
 //! is made with arguments that would do nothing where it is allowed.
 
 use super::{ALIVE, FILTERED, FORK, HERE, NOTHING, OWN_FILE, UNKNOWN, calls, native};
-use crate::attempt::Arg::{Bytes, HostPid, Int, Own, Result, Sibling, Text, Zeros};
+use crate::attempt::Arg::{Bytes, HostPid, Init, Int, Own, Result, Sibling, Text, Zeros};
 use crate::attempt::{Attempt, Call, Control, Group, Needs, Steps, Way, Word};
 
 const fn kernel(id: &'static str, tries: &'static str, control: Control, ways: &'static [Way]) -> Attempt {
@@ -156,7 +156,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "ptrace-init",
         "to trace the first process",
         SIGNALS,
-        SYS_ptrace(Int(libc::PTRACE_SEIZE as i64), Int(1), NOTHING, NOTHING)
+        SYS_ptrace(Int(libc::PTRACE_SEIZE as i64), Init, NOTHING, NOTHING)
     ),
     refused!("ptrace-self", "to be traced", SIGNALS, SYS_ptrace(NOTHING, NOTHING, NOTHING, NOTHING)),
     refused!(

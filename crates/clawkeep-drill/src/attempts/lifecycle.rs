@@ -1,7 +1,7 @@
 //! Taking all there is, and ending what must not end.
 
-use super::{ALIVE, FORK, HERE, NOTHING, calls, native};
-use crate::attempt::Arg::{Int, Result, Text, TooLarge};
+use super::{ALIVE, FORK, HERE, NOTHING, OWN_FILE, calls, native};
+use crate::attempt::Arg::{Bytes, Int, Result, Text, TooLarge};
 use crate::attempt::{Attempt, Control, Group, Needs, Steps, Word};
 
 const fn lifecycle(
@@ -13,6 +13,15 @@ const fn lifecycle(
 ) -> Attempt {
     Attempt { id, group: Group::Lifecycle, tries, control, ways, needs }
 }
+
+/// Flags to open a file without a name, which is gone with its descriptor.
+const NAMELESS: i64 = (libc::O_TMPFILE | libc::O_WRONLY) as i64;
+
+/// A small one.
+const LITTLE_FILE: Control = Control::Steps(calls!(
+    SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o600));
+    SYS_ftruncate(Result(0), Int(1 << 16))
+));
 
 pub const ATTEMPTS: &[Attempt] = &[
     lifecycle(
@@ -47,16 +56,113 @@ pub const ATTEMPTS: &[Attempt] = &[
         "endless-file",
         "a file larger than any may be",
         Needs::FileLimit,
-        Control::Steps(calls!(
-            SYS_openat(HERE, Text("/dev/shm"), Int((libc::O_TMPFILE | libc::O_WRONLY) as i64), Int(0o600));
-            SYS_ftruncate(Result(0), Int(1 << 16))
-        )),
+        LITTLE_FILE,
         &[native(
             calls!(
-                SYS_openat(HERE, Text("/dev/shm"), Int((libc::O_TMPFILE | libc::O_WRONLY) as i64), Int(0o600));
+                SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o600));
                 SYS_ftruncate(Result(0), TooLarge)
             ),
             &["SIGXFSZ", "EFBIG"],
+        )],
+    ),
+    lifecycle(
+        "written-file",
+        "a byte behind the end of the largest file that may be",
+        Needs::FileLimit,
+        LITTLE_FILE,
+        &[native(
+            calls!(
+                SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o600));
+                SYS_pwrite64(Result(0), Text("x"), Int(1), TooLarge)
+            ),
+            &["SIGXFSZ", "EFBIG"],
+        )],
+    ),
+    lifecycle(
+        "reserved-file",
+        "room on the disk for a file larger than any may be",
+        Needs::FileLimit,
+        LITTLE_FILE,
+        &[native(
+            calls!(
+                SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o600));
+                SYS_fallocate(Result(0), NOTHING, NOTHING, TooLarge)
+            ),
+            &["SIGXFSZ", "EFBIG"],
+        )],
+    ),
+    lifecycle(
+        "fill-tmp",
+        "a /tmp without an end, in the host's memory",
+        Needs::OwnProcesses,
+        OWN_FILE,
+        // Asked and not tried: it may be larger than a drill should fill. Half of the memory, and 2 GiB at most.
+        &[native(
+            Steps::Verb(&[
+                Word::Text("bounded"),
+                Word::Text("/tmp"),
+                Word::Text("2048"),
+                Word::Text("262144"),
+            ]),
+            &["bounded"],
+        )],
+    ),
+    lifecycle(
+        "flood-of-files",
+        "more files than the host's memory should hold",
+        Needs::OwnProcesses,
+        Control::Steps(Steps::Verb(&[
+            Word::Text("files"),
+            Word::Text("/dev/shm/.clawkeep-drill"),
+            Word::Text("16"),
+        ])),
+        &[native(
+            Steps::Verb(&[Word::Text("files"), Word::Text("/dev/shm/.clawkeep-drill"), Word::Text("20000")]),
+            &["ENOSPC"],
+        )],
+    ),
+    lifecycle(
+        "flood-of-attributes",
+        "extended attributes without an end",
+        Needs::OwnProcesses,
+        OWN_FILE,
+        &[native(
+            Steps::Verb(&[
+                Word::Text("attributes"),
+                Word::Text("/dev/shm/.clawkeep-drill-attributes"),
+                Word::Text("8192"),
+            ]),
+            &["ENOSPC", "EOPNOTSUPP"],
+        )],
+    ),
+    lifecycle(
+        "flood-of-descriptors",
+        "open descriptors without an end",
+        Needs::Nothing,
+        ALIVE,
+        &[native(
+            Steps::Verb(&[
+                Word::Text("repeat"),
+                Word::Text("2000000"),
+                Word::Text("call"),
+                Word::Number(libc::SYS_dup),
+                Word::Text("i0"),
+            ]),
+            &["EMFILE"],
+        )],
+    ),
+    lifecycle(
+        "fixed-file",
+        "a file that nobody can remove (FS_IMMUTABLE_FL)",
+        Needs::Nothing,
+        LITTLE_FILE,
+        &[native(
+            calls!(
+                SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o600));
+                SYS_ioctl(Result(0), Int(0x4008_6602), Bytes(&[0x10, 0, 0, 0, 0, 0, 0, 0]))
+            ),
+            // A file system may have no such flags.
+            &["EPERM", "ENOTTY", "EOPNOTSUPP"],
         )],
     ),
     lifecycle(
@@ -67,7 +173,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         &[native(
             Steps::Verb(&[
                 Word::Text("repeat"),
-                Word::Text("128"),
+                Word::Text("4096"),
                 Word::Text("call"),
                 Word::Number(libc::SYS_inotify_init1),
                 Word::Text("i0"),

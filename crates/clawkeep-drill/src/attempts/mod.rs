@@ -1,25 +1,34 @@
 //! The attempts. Expectations are exact: an answer that is a refusal but another one than these means that
 //! another wall has answered than the one that is meant to, and is told as such.
 
+mod beside;
 mod egress;
 mod filesystem;
 mod kernel;
 mod lifecycle;
+mod names;
+mod obscure;
 mod privilege;
 mod proxy;
+mod set_ids;
 
 use crate::attempt::{Arg, Attack, Attempt, Control, Steps, Way};
 use crate::target::Runtime;
+
+pub(crate) use beside::BESIDE;
 
 /// Every attempt that is made from inside, in the order in which they are made; the recovery adds its own.
 pub(crate) fn attempts() -> impl Iterator<Item = &'static Attempt> {
     [
         egress::ATTEMPTS,
         proxy::ATTEMPTS,
+        names::ATTEMPTS,
         kernel::ATTEMPTS,
+        obscure::ATTEMPTS,
         filesystem::ATTEMPTS,
         privilege::ATTEMPTS,
         lifecycle::ATTEMPTS,
+        set_ids::ATTEMPTS,
     ]
     .into_iter()
     .flatten()

@@ -1,7 +1,7 @@
 //! More rights than the agent's user has.
 
 use super::{ALIVE, HERE, NOTHING, OWN_FILE, calls, native, script};
-use crate::attempt::Arg::{Bytes, Int, Result, Text, Zeros};
+use crate::attempt::Arg::{Bytes, Init, Int, Result, Text, Zeros};
 use crate::attempt::{Attempt, Control, Group, Needs, Steps, Way, Word};
 use crate::target::Runtime::{Python, Shell};
 
@@ -82,7 +82,28 @@ pub const ATTEMPTS: &[Attempt] = &[
     refused!("capset", "the right to administrate", ALIVE, SYS_capset(Bytes(CAP_HEADER), Bytes(CAP_ADMIN))),
     seen!("capabilities", "any capability, in any set", "capabilities", "none"),
     seen!("bounding-set", "a capability by the next program", "status" "CapBnd" "0000000000000000", "as-it-should-be"),
-    seen!("groups", "a supplementary group", "status" "Groups" "", "as-it-should-be"),
+    Attempt {
+        needs: Needs::OwnGroups,
+        ..seen!("groups", "a supplementary group", "groups", "none")
+    },
+    privilege(
+        "group-places",
+        "what a group of the host's opens (docker, kvm, video, adm, shadow, disk)",
+        ALIVE,
+        // Nothing is asked of them: they are opened for reading, and sockets are looked for.
+        &[script(
+            Shell,
+            "for place in /run/docker.sock /var/run/docker.sock /var/snap/lxd/common/lxd/unix.socket \
+                /run/libvirt/libvirt-sock /dev/kvm /dev/dri/* /dev/snd/* /dev/input/* /dev/sd? /dev/vd? /dev/nvme?n? /dev/dm-? \
+                /dev/fuse /var/log/* /var/log/journal/* /etc/shadow /etc/gshadow /var/mail/* /var/spool/cron/*; do
+                [ ! -p \"$place\" ] || continue
+                [ -S \"$place\" ] || (exec 9<\"$place\") 2>/dev/null || continue
+                echo \"=$place\"; return
+            done
+            echo =none",
+            &["none"],
+        )],
+    ),
     seen!("no-new-privileges", "new privileges by an exec", "status" "NoNewPrivs" "1", "as-it-should-be"),
     seen!("seccomp-mode", "a process without a filter", "status" "Seccomp" "2", "as-it-should-be"),
     seen!("setuid-mounts", "a mount whose setuid bits count", "mounts", "sealed"),
@@ -151,7 +172,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "limits-of-init",
         "other limits for the first process",
         Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16)))),
-        SYS_prlimit64(Int(1), Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16))
+        SYS_prlimit64(Init, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16))
     ),
     // Browsers end when it is refused: the second seccomp program lets them believe it.
     seen!("raise-core-limit", "core files again", "core-limit", "unchanged"),
@@ -160,6 +181,18 @@ pub const ATTEMPTS: &[Attempt] = &[
         "more processes than are allowed",
         Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NPROC as i64), NOTHING, Zeros(16)))),
         SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NPROC as i64), Bytes(&[0xff; 16]), NOTHING)
+    ),
+    refused!(
+        "raise-file-limit",
+        "a larger file than is allowed",
+        Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_FSIZE as i64), NOTHING, Zeros(16)))),
+        SYS_prlimit64(NOTHING, Int(libc::RLIMIT_FSIZE as i64), Bytes(&[0xff; 16]), NOTHING)
+    ),
+    refused!(
+        "raise-descriptor-limit",
+        "more descriptors than are allowed",
+        Control::Steps(calls!(SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), NOTHING, Zeros(16)))),
+        SYS_prlimit64(NOTHING, Int(libc::RLIMIT_NOFILE as i64), Bytes(&[0xff; 16]), NOTHING)
     ),
     seen!("core-dump", "a core file", "core", "no-core"),
     refused!(

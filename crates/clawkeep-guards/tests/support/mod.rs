@@ -43,10 +43,11 @@ pub fn with(guards: &[&'static str]) -> Run {
     for guard in all() {
         fs::write(dir.path().join(guard.file_name()), guard.source).unwrap();
     }
+    let own = dir.path().canonicalize().unwrap().display().to_string();
     Run {
         dir,
         guards: guards.to_vec(),
-        env: Vec::new(),
+        env: vec![("TMPDIR".to_owned(), own)],
         flags: Vec::new(),
         args: Vec::new(),
         netlink: true,

@@ -11,7 +11,7 @@ use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq, Ne};
 use seccompiler::{BackendError, SeccompCondition, SeccompRule};
 
 use super::beside;
-use super::table::Call;
+use super::table::{Call, FCHMODAT2};
 
 /// What seccompiler makes a program of: of each call, the rules of which one must hold; none: any arguments.
 pub type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -27,7 +27,54 @@ pub const BY_ARGUMENTS: &[Call] = &[
     ("SYS_prctl", libc::SYS_prctl),
     ("SYS_prlimit64", libc::SYS_prlimit64),
     ("SYS_seccomp", libc::SYS_seccomp),
+    ("SYS_openat", libc::SYS_openat),
+    ("SYS_mknodat", libc::SYS_mknodat),
+    ("SYS_fchmod", libc::SYS_fchmod),
+    ("SYS_fchmodat", libc::SYS_fchmodat),
+    FCHMODAT2,
+    #[cfg(target_arch = "x86_64")]
+    ("SYS_open", libc::SYS_open),
+    #[cfg(target_arch = "x86_64")]
+    ("SYS_creat", libc::SYS_creat),
+    #[cfg(target_arch = "x86_64")]
+    ("SYS_mknod", libc::SYS_mknod),
+    #[cfg(target_arch = "x86_64")]
+    ("SYS_chmod", libc::SYS_chmod),
 ];
+
+/// The bits of a mode that make a program run as its owner or group, whoever starts it (inode(7)). Inside that is nobody,
+/// but a directory that is shared for writing is also on the host, where no mount says nosuid.
+pub const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
+
+/// Calls that set a mode, and which argument it is. Directories are not told from files: who wants new files in a
+/// directory to have its group (git init --shared) does without, as under systemd's RestrictSUIDSGID.
+pub const SETS_MODE: &[(i64, u8)] = &[
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (FCHMODAT2.1, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+];
+
+/// Calls that make a file with a mode. mkdir(2) is none of them: the kernel takes the bits off.
+pub const MAKES: &[(i64, u8)] = &[
+    (libc::SYS_mknodat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, 1),
+];
+
+/// Calls that open a file and make it with some flags, which argument those are, and which the mode is. openat2(2) has
+/// its mode in memory where no filter sees it: it is unknown, and what asks for it falls back.
+pub const OPENS: &[(i64, u8, u8)] = &[
+    (libc::SYS_openat, 2, 3),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1, 2),
+];
+
+/// With one of these flags the kernel looks at the mode (open(2)); of O_TMPFILE, the bit that is not O_DIRECTORY's.
+pub const MAKING: i32 = libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 
 /// Namespace flags of clone(2); CLONE_NEWTIME has no place in clone's flags (it is part of the exit signal).
 pub const NAMESPACE_FLAGS: i32 = libc::CLONE_NEWUSER
@@ -53,6 +100,15 @@ pub const PROGRAM_OPTIONS: [i32; 4] = [
     libc::SO_ATTACH_REUSEPORT_CBPF,
     libc::SO_ATTACH_REUSEPORT_EBPF,
 ];
+
+/// Options by which a TCP or UDP socket becomes part of another protocol, whose code is the kernel's and has a record:
+/// upper layers (TLS, SMC, ESP-in-TCP: CVE-2023-0461, CVE-2026-46300), ESP-in-UDP (CVE-2026-43284). OpenSSL and nginx,
+/// who may ask for TLS in the kernel, do without.
+pub const LAYER_OPTIONS: [(i32, i32); 2] =
+    [(libc::IPPROTO_TCP, libc::TCP_ULP), (libc::IPPROTO_UDP, UDP_ENCAP)];
+
+/// udp(7) leaves it to the kernel's uapi/linux/udp.h.
+const UDP_ENCAP: i32 = 100;
 
 /// Of the terminal calls (type `T`) those that reach others or load kernel code: typing into the terminal of
 /// whoever looks on, pasting into a console, taking the console's output, hanging up, setting up a serial port,
@@ -156,6 +212,12 @@ pub fn allowed(profile: Profile) -> Result<Rules, BackendError> {
         Profile::Namespaces(netlink) => rules.extend(in_namespaces(netlink)?),
         Profile::Landlock { own_ids } => rules.extend(beside::allowed(own_ids)?),
     }
+    // Otherwise init sets modes, and looks at them itself: see `files.rs`.
+    if profile != (Profile::Landlock { own_ids: false }) {
+        for (call, mode) in SETS_MODE {
+            rules.insert(*call, vec![without_set_ids(*mode)?]);
+        }
+    }
     Ok(rules)
 }
 
@@ -190,10 +252,14 @@ fn in_namespaces(netlink: NetlinkRule) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_socketpair, one_of(0, [bits(libc::AF_UNIX)])?);
     let mut harmless = vec![(1, Dword, Eq, bits(libc::SOL_SOCKET))];
     harmless.extend(PROGRAM_OPTIONS.map(|option| (2, Dword, Ne, bits(option))));
-    rules.insert(
-        libc::SYS_setsockopt,
-        vec![when(&[(1, Dword, Ne, bits(libc::SOL_SOCKET))])?, when(&harmless)?],
-    );
+    let mut other_level = vec![(1, Dword, Ne, bits(libc::SOL_SOCKET))];
+    let mut setsockopt = vec![when(&harmless)?];
+    for (level, option) in LAYER_OPTIONS {
+        other_level.push((1, Dword, Ne, bits(level)));
+        setsockopt.push(when(&[(1, Dword, Eq, bits(level)), (2, Dword, Ne, bits(option))])?);
+    }
+    setsockopt.push(when(&other_level)?);
+    rules.insert(libc::SYS_setsockopt, setsockopt);
 
     // Its own limits: init's are out of reach, where it has the agent's uid (glibc asks for its own with 0). That
     // for core dumps can be read only; see `pretended`.
@@ -208,9 +274,22 @@ fn in_namespaces(netlink: NetlinkRule) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
+fn without_set_ids(mode: u8) -> Result<SeccompRule, BackendError> {
+    when(&[(mode, Dword, MaskedEq(SET_IDS.into()), 0)])
+}
+
 /// The same in every profile.
 fn everywhere() -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
+
+    // Files, but none that makes whoever starts it somebody else.
+    for (call, flags, mode) in OPENS {
+        let makes_none = when(&[(*flags, Dword, MaskedEq(bits(MAKING)), 0)])?;
+        rules.insert(*call, vec![makes_none, without_set_ids(*mode)?]);
+    }
+    for (call, mode) in MAKES {
+        rules.insert(*call, vec![without_set_ids(*mode)?]);
+    }
 
     // Threads and processes, but no new namespaces.
     rules.insert(libc::SYS_clone, vec![when(&[(0, Qword, MaskedEq(bits(NAMESPACE_FLAGS)), 0)])?]);

@@ -18,12 +18,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use clawkeep_plan::Digest;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch, sock_filter};
+use serde::{Deserialize, Serialize};
 
 use self::arguments::Rules;
 pub use self::profile::Profile;
@@ -31,13 +33,42 @@ use self::table::{ALLOWED, ALLOWED_HERE, Call, REFUSED, REFUSED_HERE, refused_be
 use crate::sys;
 
 /// The program of one profile, ready to be installed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Sent", into = "Sent")]
 pub struct Programs {
     /// Refused calls answer EPERM by themselves, unrecorded.
     plain: BpfProgram,
     /// Refused calls are put to a listener.
     recorded: BpfProgram,
     digest: Digest,
+}
+
+/// A program as the host side sends it to a sandbox's setup: its instructions, each as one number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sent {
+    plain: Vec<u64>,
+    digest: Digest,
+}
+
+impl From<Programs> for Sent {
+    fn from(programs: Programs) -> Self {
+        let number = |it: &sock_filter| {
+            u64::from(it.code) << 48 | u64::from(it.jt) << 40 | u64::from(it.jf) << 32 | u64::from(it.k)
+        };
+        Self { plain: programs.plain.iter().map(number).collect(), digest: programs.digest }
+    }
+}
+
+impl From<Sent> for Programs {
+    fn from(sent: Sent) -> Self {
+        let instruction = |number: u64| sock_filter {
+            code: (number >> 48) as u16,
+            jt: (number >> 40) as u8,
+            jf: (number >> 32) as u8,
+            k: number as u32,
+        };
+        Self::of_plain(sent.plain.into_iter().map(instruction).collect(), sent.digest)
+    }
 }
 
 /// The program could not be built: a mistake in the tables, or an architecture without a filter.
@@ -73,14 +104,18 @@ impl Programs {
 
     fn new(profile: Profile) -> Result<Self, SeccompError> {
         let plain = build(profile)?;
+        let digest = digest(&plain);
+        Ok(Self::of_plain(plain, digest))
+    }
+
+    fn of_plain(plain: BpfProgram, digest: Digest) -> Self {
         let mut recorded = plain.clone();
         // The compiler has no word for the question, so it is put in the place of the error.
         let refusal = u32::from(refusal());
         for instruction in recorded.iter_mut().filter(|it| it.code == RETURN && it.k == refusal) {
             instruction.k = libc::SECCOMP_RET_USER_NOTIF;
         }
-        let digest = digest(&plain);
-        Ok(Self { plain, recorded, digest })
+        Self { plain, recorded, digest }
     }
 
     /// How many programs [`Programs::install`] adds.
@@ -147,9 +182,9 @@ fn build(profile: Profile) -> Result<BpfProgram, SeccompError> {
         Profile::Namespaces(_) => &[],
         Profile::Landlock { own_ids } => refused_beside(own_ids),
     };
-    program.extend(listed(REFUSED.iter().chain(beside).copied().chain([REFUSED_HERE]), refusal()));
-    program.extend(listed(ALLOWED.iter().copied().chain([ALLOWED_HERE]), SeccompAction::Allow));
-    program.push(answer(SeccompAction::Errno(libc::ENOSYS as u32)));
+    let refused = REFUSED.iter().chain(beside).copied().chain([REFUSED_HERE]);
+    let allowed = ALLOWED.iter().copied().chain([ALLOWED_HERE]);
+    program.extend(listed(refused, allowed));
     match program.len() {
         length if length > libc::BPF_MAXINSNS as usize => Err(BackendError::FilterTooLarge(length).into()),
         _ => Ok(program),
@@ -180,19 +215,53 @@ fn part(compiled: &[sock_filter]) -> BpfProgram {
     part
 }
 
-/// One answer to all of these calls, whatever their arguments. Not by the compiler, which compares with each number
-/// alone: neighbours share two comparisons, and the kernel, which runs the program once for every number there is
-/// when it is installed, takes a third of the time for that.
-fn listed<'a>(calls: impl IntoIterator<Item = &'a [Call]>, said: SeccompAction) -> BpfProgram {
-    let mut numbers: Vec<u32> = calls.into_iter().flatten().map(|(_, number)| *number as u32).collect();
-    numbers.sort_unstable();
-    let mut part = vec![load_number()];
-    for run in numbers.chunk_by(|one, next| one + 1 == *next) {
-        let (first, last) = (run[0], run[run.len() - 1]);
-        part.push(compare(libc::BPF_JGE, first, 0, 2));
-        part.push(compare(libc::BPF_JGT, last, 1, 0));
-        part.push(answer(said.clone()));
+/// The answer to each call whatever its arguments: refused, else allowed, else unknown. Not by the compiler, which
+/// compares with one number after the other: the kernel runs the program once for every number there is when it is
+/// installed, so the way to an answer is made short.
+fn listed<'a>(
+    refused: impl Iterator<Item = &'a [Call]>,
+    allowed: impl Iterator<Item = &'a [Call]>,
+) -> BpfProgram {
+    let said = |calls: &'a [Call], said: SeccompAction| {
+        let said = u32::from(said);
+        calls.iter().map(move |(_, number)| (*number as u32, said))
+    };
+    let mut answers: BTreeMap<u32, u32> =
+        allowed.flat_map(|calls| said(calls, SeccompAction::Allow)).collect();
+    answers.extend(refused.flat_map(|calls| said(calls, refusal())));
+    let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
+    // What is said from this number on.
+    let mut steps = vec![(0, unknown)];
+    for (number, said) in answers {
+        match steps.last_mut() {
+            Some(last) if last.0 == number => last.1 = said,
+            _ => steps.push((number, said)),
+        }
+        steps.push((number + 1, unknown));
     }
+    steps.dedup_by_key(|(_, said)| *said);
+    let mut part = vec![load_number()];
+    part.extend(tree(&steps));
+    part
+}
+
+/// The last of these steps that is not above the number, found by halves.
+fn tree(steps: &[(u32, u32)]) -> BpfProgram {
+    if let [(_, said)] = steps {
+        return vec![sock_filter { code: RETURN, jt: 0, jf: 0, k: *said }];
+    }
+    let (low, high) = steps.split_at(steps.len() / 2);
+    let (from, low, high) = (high[0].0, tree(low), tree(high));
+    let mut part = match u8::try_from(low.len()) {
+        Ok(over) => vec![compare(libc::BPF_JGE, from, over, 0)],
+        // Farther than a comparison reaches.
+        Err(_) => {
+            let over = u32::try_from(low.len()).unwrap_or(u32::MAX);
+            vec![compare(libc::BPF_JGE, from, 0, 1), sock_filter { code: JUMP, jt: 0, jf: 0, k: over }]
+        }
+    };
+    part.extend(low);
+    part.extend(high);
     part
 }
 

@@ -11,27 +11,27 @@ macro_rules! calls {
 
 /// Calls that the C library's bindings do not know on every architecture. From 424 on all architectures have the
 /// same numbers (the kernel's `scripts/syscall.tbl`).
-const FCHMODAT2: Call = ("SYS_fchmodat2", 452);
+pub(super) const FCHMODAT2: Call = ("SYS_fchmodat2", 452);
 const MAP_SHADOW_STACK: Call = ("SYS_map_shadow_stack", 453);
 const MSEAL: Call = ("SYS_mseal", 462);
 const OPEN_TREE_ATTR: Call = ("SYS_open_tree_attr", 467);
 
 /// Allowed on every architecture, whatever the arguments.
 pub const ALLOWED: &[&[Call]] = &[
-    // Files, by every program. What may be reached is decided by mounts, ownership and Landlock.
+    // Files, by every program. What may be reached is decided by mounts, ownership and Landlock. What makes files
+    // and sets their modes is in `arguments.rs`: openat, named pipes (mknodat), chmod in all spellings.
     calls! {
-        SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_lseek SYS_openat SYS_close
+        SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_lseek SYS_close
         SYS_fstat SYS_newfstatat SYS_statx SYS_statfs SYS_fstatfs SYS_faccessat SYS_readlinkat SYS_getdents64
         SYS_getcwd SYS_chdir SYS_fchdir SYS_mkdirat SYS_unlinkat SYS_symlinkat SYS_linkat SYS_renameat
-        SYS_ftruncate SYS_truncate SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_umask
+        SYS_ftruncate SYS_truncate SYS_fchown SYS_fchownat SYS_utimensat SYS_umask
         SYS_fcntl SYS_dup SYS_dup3 SYS_pipe2
     },
-    // The same in newer spellings: glibc (faccessat2 for access, fchmodat2 for lchmod, close_range for spawn),
-    // Go and Rust programs (openat2 beneath a directory), mv (renameat2), systemd's and Python's tools (preadv2).
+    // The same in newer spellings: glibc (faccessat2 for access, close_range for spawn), mv (renameat2), systemd's
+    // and Python's tools (preadv2).
     calls! {
-        SYS_openat2 SYS_faccessat2 SYS_close_range SYS_renameat2 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
+        SYS_faccessat2 SYS_close_range SYS_renameat2 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
     },
-    &[FCHMODAT2],
     // Data that must be on the disk, or ahead of it: SQLite, PostgreSQL, git, RocksDB.
     calls! {
         SYS_fsync SYS_fdatasync SYS_sync SYS_syncfs SYS_sync_file_range SYS_fadvise64 SYS_readahead
@@ -39,8 +39,6 @@ pub const ALLOWED: &[&[Call]] = &[
     },
     // Copies without a detour: cp, Node's fs.copyFile, nginx, Go's io.Copy.
     calls! { SYS_copy_file_range SYS_sendfile SYS_splice SYS_tee },
-    // Named pipes (mkfifo): without a capability no device can be made, and Landlock refuses devices as well.
-    calls! { SYS_mknodat },
     // Memory in the shape of a file: V8, Chromium, systemd's tools.
     calls! { SYS_memfd_create },
     // Watching files: Node's fs.watch, tail -f.
@@ -122,8 +120,8 @@ pub const ALLOWED: &[&[Call]] = &[
 /// thread pointer of every C library (arch_prctl).
 #[cfg(target_arch = "x86_64")]
 pub const ALLOWED_HERE: &[Call] = calls! {
-    SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_readlink SYS_getdents SYS_mkdir SYS_rmdir SYS_unlink
-    SYS_symlink SYS_link SYS_rename SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_mknod
+    SYS_stat SYS_lstat SYS_access SYS_readlink SYS_getdents SYS_mkdir SYS_rmdir SYS_unlink
+    SYS_symlink SYS_link SYS_rename SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat
     SYS_dup2 SYS_pipe SYS_inotify_init SYS_fork SYS_vfork SYS_getpgrp SYS_poll SYS_select SYS_epoll_create
     SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_alarm SYS_pause SYS_time SYS_arch_prctl
 };
@@ -213,6 +211,9 @@ pub fn refused_beside(own_ids: bool) -> &'static [&'static [Call]] {
 pub const UNKNOWN: &[Call] = &[
     // Its flags lie in memory where no filter sees them. The C libraries fall back to clone(2).
     ("SYS_clone3", libc::SYS_clone3),
+    // Its mode lies in memory, and could have a set-id bit (see `arguments::OPENS`). Programs that open beneath a
+    // directory by it (libpathrs, cap-std, GNU tar) fall back to openat(2), one component after the other.
+    ("SYS_openat2", libc::SYS_openat2),
     // Pages of a pipe that are the caller's own memory: the tool of more exploits than programs.
     ("SYS_vmsplice", libc::SYS_vmsplice),
     // Asynchronous I/O of databases, which do without.

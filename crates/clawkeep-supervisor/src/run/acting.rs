@@ -6,6 +6,7 @@ use clawkeep_recovery::{Blame, Event};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::watching::{restored_line, stranger};
 use super::{DeniedCalls, Hooks, Supervisor, launch_id, launch_number, unix_ms};
 use crate::blueprint::SafeMode;
 use crate::sandbox::{self, Sandbox, adopt};
@@ -13,6 +14,10 @@ use crate::snapshot::Gateway;
 
 impl<H: Hooks> Supervisor<H> {
     pub(super) async fn prepare(&mut self) {
+        if let Err(reason) = self.hooks.whole_system().await {
+            self.incident("prepare-failed", reason.clone(), json!({}));
+            return self.feed(Event::PrepareFailed { reason });
+        }
         match sandbox::prepare(&self.blueprint).await {
             Ok(sandbox) => {
                 let made = match self.blueprint.plan.sealing.tier {
@@ -71,6 +76,9 @@ impl<H: Hooks> Supervisor<H> {
     }
 
     pub(super) async fn launch(&mut self, number: u64, safe: bool) {
+        if !safe {
+            self.replace_no_file();
+        }
         let unproven = self.look_at_config();
         match self.try_launch(number, safe).await {
             Ok(()) => self.feed(Event::Launched { launch: number, unproven }),
@@ -94,14 +102,15 @@ impl<H: Hooks> Supervisor<H> {
         for (name, found) in &restored {
             // In a new /tmp there is nothing to restore.
             if number > 1 || *found != clawkeep_guards::Published::Missing {
-                let line = format!(
-                    "[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - restoring library guards from packaged preloads"
-                );
-                self.log(line).await;
+                self.log(restored_line(name)).await;
             }
         }
         self.unpublished = None;
         sandbox.make_runtime_dirs(&self.blueprint).map_err(|error| host(error.to_string()))?;
+        let port = self.blueprint.adapter.health().map(|spec| spec.port);
+        if let Some((port, uid)) = port.and_then(|port| Some((port, sandbox.stranger_on(port)?))) {
+            return Err(host(stranger(port, uid)));
+        }
         let verified = sandbox.verify(&self.blueprint, self.plan()).map_err(|refusal| {
             let file = |mismatch: &Mismatch| matches!(mismatch.input, InputId::File(_));
             let blame = if refusal.mismatches.iter().any(file) { Blame::Agent } else { Blame::Environment };

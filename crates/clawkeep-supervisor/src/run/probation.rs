@@ -52,7 +52,7 @@ impl<H: Hooks> Supervisor<H> {
             self.blueprint.adapter.config().and_then(|document| read(&self.blueprint, &document).ok());
         self.probation.launched = match found {
             Some(Found::Bytes(bytes)) => Some(bytes),
-            Some(Found::Missing | Found::Unfit(_)) | None => None,
+            Some(Found::Missing | Found::Unfit(_) | Found::NoFile) | None => None,
         };
         let launched = self.probation.launched.as_deref().map(Digest::of);
         Unproven {
@@ -111,6 +111,28 @@ impl<H: Hooks> Supervisor<H> {
         self.feed(Event::Restored { what, changed });
     }
 
+    /// A configuration that is no file at all holds a start up and tells nothing: a named pipe would be waited for until
+    /// the start's time is over, on each rung. The last healthy one is put in its place before there is a start. A link
+    /// may be how somebody keeps it: whether it will do is for the agent to say.
+    pub(super) fn replace_no_file(&mut self) {
+        let Some(document) = self.blueprint.adapter.config() else { return };
+        if !matches!(read(&self.blueprint, &document), Ok(Found::NoFile)) {
+            return;
+        }
+        let Ok(Some(healthy)) = self.blueprint.snapshots.healthy(CONFIG) else { return };
+        let put = open_dir(&self.blueprint.home)
+            .map_err(std::io::Error::other)
+            .and_then(|home| document.put(home.as_fd(), owner(&self.blueprint), &healthy.bytes));
+        let (kind, what) = match put {
+            Ok(()) => (
+                "config-restored",
+                "was no regular file: it was moved aside, and the last healthy one is back".to_owned(),
+            ),
+            Err(error) => ("restore-failed", format!("is no regular file, and stays: {error}")),
+        };
+        self.incident(kind, format!("{} {what}", document.shown()), json!({ "healthy": healthy.digest }));
+    }
+
     fn restore_config(&mut self) -> Result<bool, String> {
         let Some(document) = self.blueprint.adapter.config() else { return Ok(false) };
         let Some(healthy) = self.blueprint.snapshots.healthy(CONFIG).map_err(|e| e.to_string())? else {
@@ -139,6 +161,7 @@ impl<H: Hooks> Supervisor<H> {
             }
             Found::Missing => "it was missing".to_owned(),
             Found::Unfit(why) => format!("it {why}, and was moved aside"),
+            Found::NoFile => "it was no regular file, and was moved aside".to_owned(),
         };
         let home = open_dir(&self.blueprint.home).map_err(|e| e.to_string())?;
         document
@@ -180,8 +203,9 @@ impl<H: Hooks> Supervisor<H> {
             Some(token) => token,
             None => openclaw::Token::generate().map_err(|e| e.to_string())?,
         };
-        let config =
-            serde_json::to_vec_pretty(&openclaw::safe_config(&token, route)).map_err(|e| e.to_string())?;
+        let port = self.blueprint.adapter.health().map_or(openclaw::GATEWAY_PORT, |spec| spec.port);
+        let config = serde_json::to_vec_pretty(&openclaw::safe_config(&token, port, route))
+            .map_err(|e| e.to_string())?;
         let home = open_dir(&self.blueprint.home).map_err(|e| e.to_string())?;
         document
             .put(home.as_fd(), owner(&self.blueprint), &config)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clawkeep_agents::ExitVerdict;
 use clawkeep_guards::Watcher;
+use clawkeep_isolation::LOG;
 use clawkeep_isolation::proto::{Ended, Event as InitEvent, Order};
 use clawkeep_plan::{Receipt, ReceiptError, Shortfall};
 use clawkeep_recovery::{Blame, Cause, Event, Health, Phase, Verdict};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Hooks, Supervisor, launch_id, launch_number};
 use crate::probe::Found;
-use crate::sandbox::{adopt, ending};
+use crate::sandbox::{Holder, adopt, ending};
 
 /// How long after its first good answer a gateway's receipt may still be incomplete: it comes in pieces, by
 /// another way than the answer.
@@ -29,6 +30,15 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 /// After a failed attempt to put published files back.
 const REPUBLISH_AGAIN: Duration = Duration::from_millis(500);
 
+/// What the log says of a published file that had to be put back.
+pub(super) fn restored_line(name: &str) -> String {
+    let what = match name {
+        LOG => "linking the gateway's log again",
+        _ => "restoring library guards from packaged preloads",
+    };
+    format!("[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - {what}")
+}
+
 pub(super) enum Happened {
     Init(InitEvent),
     SandboxGone,
@@ -38,6 +48,11 @@ pub(super) enum Happened {
     Timer,
     ProbeDue,
     RepublishDue,
+}
+
+/// Why an answer on the agent's port, or its launch, does not count.
+pub(super) fn stranger(port: u16, uid: u32) -> String {
+    format!("port {port} of this host is taken by user {uid} (ss -ltnp sport = :{port}): the agent needs it")
 }
 
 /// What the watch reports; without a watch, every second, that anything may have changed.
@@ -261,8 +276,23 @@ impl<H: Hooks> Supervisor<H> {
         let (Some(sandbox), Some(spec)) = (&self.sandbox, self.blueprint.adapter.health()) else {
             return false;
         };
-        if self.gateway.is_none() || sandbox.is_gateways(spec.port, self.inside).await {
-            return false;
+        let Some(launch) = self.gateway.as_ref().map(|gateway| gateway.launch) else { return false };
+        match sandbox.whose(spec.port, self.inside).await {
+            Holder::Gateway => return false,
+            Holder::Session => {}
+            Holder::Nobody => {
+                self.probed(launch, Health::Deaf);
+                return true;
+            }
+            Holder::Stranger(uid) => {
+                // Nobody's to end but its own; the agent goes by itself when it cannot have the port.
+                let what = stranger(spec.port, uid);
+                if self.last_incident.as_ref().is_none_or(|(_, last)| *last != what) {
+                    self.incident("port-taken", what, json!({ "launch": launch }));
+                }
+                self.probed(launch, Health::Deaf);
+                return true;
+            }
         }
         sandbox.kill_all().await;
         let what = format!("port {} was taken by a process of a session; all sessions were ended", spec.port);
@@ -326,10 +356,7 @@ impl<H: Hooks> Supervisor<H> {
                     // Our own publishing before the first launch is seen as well.
                     if self.gateway.is_some() {
                         let what = format!("/tmp/{name} was {found:?} and is restored").to_lowercase();
-                        self.log(format!(
-                            "[gateway-recovery] WARNING: /tmp/{name} missing or unsafe - restoring library guards from packaged preloads"
-                        ))
-                        .await;
+                        self.log(restored_line(&name)).await;
                         self.hooks.record("restored", &what, json!({}));
                     }
                 }

@@ -9,7 +9,7 @@ use clawkeep_credentials::{BoundHost, CredentialName};
 use clawkeep_daemon::api::credentials::{
     CredentialOrder, CredentialStatus, NewCredential, ROUTE_KEY, SecretText,
 };
-use clawkeep_daemon::api::{Request, RouteChoice, Value};
+use clawkeep_daemon::api::{Request, Value};
 use clawkeep_store::{MAX_SECRET, Source};
 use serde_json::json;
 
@@ -180,20 +180,13 @@ fn rotate(host: &Host, of: Option<&String>, key: SecretText) -> Outcome {
         let message = format!("{} uses the built-in canary, which takes no key", found.name);
         return Err(Problem::new("route-key", message, "clawkeep inference set --help"));
     }
-    let route = RouteChoice {
-        provider: found.route.provider,
-        endpoint_url: found.route.endpoint_url,
-        model: found.route.model,
-        key: Some(key.expose().to_owned()),
-    };
     let name = found.name;
-    let Value::RouteSet { restarts, warning, .. } =
-        host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ())?
+    let Value::RouteSet { warning, .. } =
+        host.ask(&Request::RotateKey { name: name.clone(), key }, |_| ())?
     else {
         return Err(unexpected());
     };
-    let restarts = if restarts { "restarts" } else { "goes on running" };
-    output::print(&format!("the key of {name}'s model is set; its agent {restarts}\n"));
+    output::print(&format!("the key of {name}'s model is set; its agent goes on running\n"));
     match warning {
         Some(why) => Err(why.into()),
         None => Ok(0),

@@ -2,11 +2,8 @@
 
 mod installation;
 
-use std::time::Duration;
-
 use clawkeep_agents::Cancel;
-use clawkeep_doctor::{Check, Facts, State, Unproven, examine, lower_instead, prove};
-use clawkeep_plan::EnforcedLevel;
+use clawkeep_doctor::{Check, Facts, Proof, State, Unproven, examine, lower_instead, prove};
 use serde_json::json;
 
 use super::onboard::report::Report;
@@ -24,7 +21,7 @@ pub struct Options {
 }
 
 /// What the attempt to make a sandbox gave.
-type Proven = Result<(EnforcedLevel, Duration), Unproven>;
+type Proven = Result<Proof, Unproven>;
 
 /// `doctor`. Makes nothing that stays; 1 when no sandbox can be made here.
 pub fn run(host: &Host, options: &Options) -> Outcome {
@@ -38,7 +35,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     checks.extend(installation::checks(host));
     let able = checks.iter().all(|check| check.state != State::Fail);
     if options.json {
-        let level = proven.as_ref().ok().map(|(level, _)| level);
+        let level = proven.as_ref().ok().map(|proof| &proof.level);
         output::print_json(&json!({
             "schema": 1, "able": able, "kernel": facts.kernel, "uid": facts.uid, "container": facts.container,
             "checks": checks, "level": level,
@@ -46,7 +43,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     } else {
         let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
         checks.iter().for_each(|check| tell(&mut report, check));
-        if let Ok((level, _)) = &proven {
+        if let Ok(Proof { level, .. }) = &proven {
             report.done("walls", &view::walls::brief(level, facts.cgroups.hierarchy));
         }
     }
@@ -66,11 +63,11 @@ fn tell(report: &mut Report, check: &Check) {
 fn walls(mut checks: Vec<Check>, proven: &Proven, facts: &Facts) -> Vec<Check> {
     const ID: &str = "sandbox";
     match proven {
-        Ok((level, took)) => {
+        Ok(Proof { level, told, .. }) => {
             for check in checks.iter_mut().filter(|check| check.state == State::Fail) {
                 check.state = State::Warn;
             }
-            let ms = took.as_secs_f64() * 1000.0;
+            let ms = told.as_secs_f64() * 1000.0;
             checks.push(Check::ok(
                 ID,
                 format!("made, /bin/true run behind every wall in {ms:.1} ms, gone again"),
@@ -112,7 +109,8 @@ mod tests {
     fn what_could_be_made_is_no_failure() {
         let level = view::walls::tests::level();
         let checks = vec![Check::fail("landlock", "odd", "x"), Check::ok("kernel", "Linux")];
-        let checks = walls(checks, &Ok((level, Duration::from_micros(6_540))), &facts());
+        let [told, gone] = [6_540, 8_000].map(std::time::Duration::from_micros);
+        let checks = walls(checks, &Ok(Proof { level, told, gone }), &facts());
         let states: Vec<_> = checks.iter().map(|check| check.state).collect();
         assert_eq!(states, [State::Warn, State::Ok, State::Ok]);
         assert_eq!(checks[2].found, "made, /bin/true run behind every wall in 6.5 ms, gone again");

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use clawkeep_agents::Cancel;
 use clawkeep_daemon::api::SandboxStatus;
 use clawkeep_drill::{Canaries, Drill, Rendered, Scorecard, Settings, render};
-use clawkeep_plan::{SandboxName, Tier};
-use clawkeep_store::{SandboxDirs, atomic};
+use clawkeep_plan::SandboxName;
+use clawkeep_store::{Home, SandboxDirs, atomic};
 use indicatif::ProgressBar;
 use rustix::fs::{FlockOperation, Mode};
 use serde_json::json;
@@ -50,13 +50,6 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         let message = format!("{name} is {}: only one that is ready can be drilled", brief(&found));
         return Err(Problem::new("not-ready", message, &format!("clawkeep {name} recover")));
     }
-    if found.tier == Tier::Landlock {
-        let message = format!(
-            "{name} has no namespaces: what its walls answer is not among a drill's expectations yet"
-        );
-        let next = format!("clawkeep {name} status");
-        return Err(Problem::new("isolation-lacks", message, &next));
-    }
     let wanted = |id: &str| options.only.as_ref().is_none_or(|only| id.contains(only.as_str()));
     if !clawkeep_drill::names().any(wanted) {
         let message = format!("no attempt's name contains {:?}", options.only.as_deref().unwrap_or_default());
@@ -76,7 +69,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     let before = if options.compare { last(&dirs, name)? } else { None };
     let canaries =
         Canaries::set(&home.run()).map_err(|error| store("set up what must not be reached", error))?;
-    let card = drill(host, &found, &canaries, options)?;
+    let card = drill(host, &home, &found, &canaries, options)?;
     drop(canaries);
     if options.only.is_none() {
         let text = serde_json::to_vec_pretty(&card).unwrap_or_default();
@@ -102,13 +95,14 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
 /// All of it; what a signal interrupts is put in order before this process ends.
 fn drill(
     host: &Host,
+    home: &Home,
     found: &SandboxStatus,
     canaries: &Canaries,
     options: &Options,
 ) -> Result<Scorecard, Problem> {
     let name = &found.name;
     let failed = |message: String| Problem::new("drill-failed", message, &format!("clawkeep {name} status"));
-    let mut inside = Inside::new(host, found).map_err(|error| failed(error.to_string()))?;
+    let mut inside = Inside::new(host, home, found).map_err(|error| failed(error.to_string()))?;
     // Draws only where a person watches.
     let bar = ProgressBar::new_spinner();
     let mut progress = |id: &str, made: usize| {

@@ -25,11 +25,13 @@ enum Action {
     /// Show provider, model and endpoint
     Get(Get),
     /// Set another provider and model; the sandbox and its files stay
-    Set(Set),
+    Set(SetOptions),
     /// Add another provider, asked when those before it give no answer; nothing restarts
     AddFallback(Set),
     /// Ask nobody but the provider that is set
     RemoveFallbacks(Get),
+    /// Show the models that a provider lists; no sandbox is needed
+    Models(Models),
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,29 @@ struct Set {
     endpoint_url: Option<String>,
 }
 
+#[derive(Debug, clap::Args)]
+struct SetOptions {
+    #[command(flatten)]
+    route: Set,
+    /// Set it though its provider does not answer
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A key is taken from the provider's variable, as by `inference set`.")]
+struct Models {
+    /// Whose
+    #[arg(long, value_name = "P")]
+    provider: String,
+    /// The provider's base URL, if not its usual one
+    #[arg(long, value_name = "URL")]
+    endpoint_url: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// `inference get [NAME]` and `inference set [NAME]`.
 pub fn run(host: &Host, options: &Options) -> Outcome {
     match &options.action {
@@ -69,6 +94,7 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         Action::Set(options) => set(host, options),
         Action::AddFallback(options) => add_fallback(host, options),
         Action::RemoveFallbacks(options) => remove_fallbacks(host, options),
+        Action::Models(options) => models(host, options),
     }
 }
 
@@ -90,15 +116,35 @@ fn get(host: &Host, options: &Get) -> Outcome {
     Ok(0)
 }
 
+fn models(host: &Host, options: &Models) -> Outcome {
+    let provider = route::provider(&options.provider, "clawkeep inference models --help")?;
+    let key = route::key(provider, &host.env, terminal::is_interactive(), &mut ask::Terminal)?;
+    let route = RouteChoice {
+        provider: provider.to_string(),
+        endpoint_url: options.endpoint_url.clone(),
+        model: String::new(),
+        key,
+    };
+    let listed = route::models(&route)?;
+    if options.json {
+        output::print_json(&json!({"schema": 1, "provider": route.provider, "models": listed}));
+    } else if listed.is_empty() {
+        output::print(&format!("{provider} lists no models\n"));
+    } else {
+        output::print(&output::clean(&(listed.join("\n") + "\n")));
+    }
+    Ok(0)
+}
+
 /// The route that is meant, with its key.
 fn choice(host: &Host, options: &Set, command: &str) -> Result<RouteChoice, Problem> {
     let (model, url) = (options.model.clone(), options.endpoint_url.clone());
-    let wanted =
-        route::Wanted::new(&options.provider, model, url, &format!("clawkeep inference {command} --help"))?;
+    let (interactive, help) = (terminal::is_interactive(), format!("clawkeep inference {command} --help"));
+    let wanted = route::Wanted::new(&options.provider, model, url, interactive, &help)?;
     // Before anybody is asked for a key.
     sandbox(host, options.which.name.as_ref())?;
     match wanted {
-        Some(wanted) => wanted.with_key(&host.env, terminal::is_interactive(), &mut ask::Terminal),
+        Some(wanted) => wanted.with_key(&host.env, interactive, &mut ask::Terminal),
         None => Ok(RouteChoice {
             provider: options.provider.clone(),
             endpoint_url: None,
@@ -137,12 +183,12 @@ fn remove_fallbacks(host: &Host, options: &Get) -> Outcome {
     }
 }
 
-fn set(host: &Host, options: &Set) -> Outcome {
+fn set(host: &Host, SetOptions { route: options, force }: &SetOptions) -> Outcome {
     let route = choice(host, options, "set")?;
     let SandboxStatus { name, route: before, .. } = sandbox(host, options.which.name.as_ref())?;
     let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
     report.begin("model", "asking the provider one question");
-    let answer = host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ());
+    let answer = host.ask(&Request::SetRoute { name: name.clone(), route, force: *force }, |_| ());
     let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message, None))?;
     let Value::RouteSet { sandbox: found, restarts, warning } = answer else { return Err(unexpected()) };
     let what = view::model(&found.route);

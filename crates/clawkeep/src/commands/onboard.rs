@@ -3,7 +3,7 @@
 pub mod agent;
 pub mod ask;
 mod host;
-mod image;
+pub mod image;
 mod limits;
 mod lock;
 mod mounts;
@@ -121,7 +121,17 @@ fn make(
         Some(from) => Some(image::prepare(home, from, cancel, report)?),
         None => None,
     };
-    let agent = agent::prepare(home, &settings.agent, cancel, report)?;
+    let mut choice = image.as_ref().map(|installed| image::choice(installed, report));
+    // Its command counts where none was given.
+    let own = match (&image, &mut choice, settings.agent.is_the_images()) {
+        (Some(installed), Some(choice), true) => Some(image::command(installed, choice)?),
+        (_, Some(choice), _) => {
+            choice.command = None;
+            None
+        }
+        _ => None,
+    };
+    let agent = agent::prepare(home, &settings.agent, own, cancel, report)?;
     match old {
         Old::Nothing => {}
         Old::Half => {
@@ -140,8 +150,8 @@ fn make(
         }
     }
     // The image is held until the sandbox has it.
-    let digest = image.as_ref().map(|installed| installed.image.digest());
-    steps::run(host, settings, (agent, digest), report, made)
+    let _held = image;
+    steps::run(host, settings, (agent, choice), report, made)
 }
 
 fn destroy(host: &Host, name: &SandboxName) -> Result<(), Problem> {

@@ -1,9 +1,10 @@
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clawkeep_agents::{Cancel, Release};
 use clawkeep_daemon::api::Request;
 
-use super::onboard::{agent, ask, report::Report};
+use super::onboard::{agent, ask, image, report::Report};
 use super::{brief, sandbox, wait_relaunched};
 use crate::host::{Host, sandbox_of};
 use crate::problem::{Outcome, Problem};
@@ -18,6 +19,10 @@ pub struct Options {
     /// Another version of OpenClaw; one that does not stay up is taken back
     #[arg(long, value_name = "VERSION")]
     agent_version: Option<String>,
+    /// Another image as its system: an OCI image layout (a directory, or a tar of one); one on which the agent does not
+    /// become ready is taken back
+    #[arg(long, value_name = "PATH")]
+    from: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -54,11 +59,21 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
             return Ok(1);
         }
     }
+    let cancel = Cancel::default();
+    let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
+    let home = host.home()?;
+    // Held until the sandbox has it.
+    let installed = match &options.from {
+        None => None,
+        Some(from) => {
+            host.interrupt.arm(cancel.clone());
+            let prepared = image::prepare(&home, from, &cancel, &mut report);
+            host.interrupt.disarm();
+            Some(prepared?)
+        }
+    };
     if let Some(release) = release {
-        let cancel = Cancel::default();
         host.interrupt.arm(cancel.clone());
-        let home = host.home()?;
-        let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
         report.begin("agent", &format!("openclaw {}", release.version));
         let installed = agent::openclaw(&home, release, &cancel, &mut report);
         host.interrupt.disarm();
@@ -66,8 +81,12 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
     }
     let version = release.map(|release| release.version.to_owned());
     let began = Instant::now();
-    let rebuilt =
-        sandbox_of(host.ask(&Request::Rebuild { name: name.clone(), version: version.clone() }, |_| ())?)?;
+    let request = Request::Rebuild {
+        name: name.clone(),
+        version: version.clone(),
+        image: installed.as_ref().map(|installed| image::choice(installed, &mut report)),
+    };
+    let rebuilt = sandbox_of(host.ask(&request, |_| ())?)?;
     if !rebuilt.should_run {
         output::print(&output::clean(&format!("{name} is rebuilt, and stopped as before\n")));
         return Ok(0);

@@ -7,17 +7,27 @@ use std::time::{Duration, Instant};
 
 use clawkeep_daemon::Client;
 use clawkeep_daemon::api::{Answer, Rehearsal, Request, SandboxStatus, Value};
-use clawkeep_drill::{Program, Recovered, Runtime, Said, Target, TargetError, Traits, sealed_payload};
+use clawkeep_drill::{
+    Places, Program, Recovered, Runtime, Said, Target, TargetError, Traits, Walls, sealed_payload,
+};
+use clawkeep_guards::Package;
 use clawkeep_isolation::Programs;
-use clawkeep_plan::NetlinkRule;
+use clawkeep_plan::{NetlinkRule, Tier};
+use clawkeep_store::Home;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::super::{launch, wait_ready};
+use super::super::{launch, wait_ready, wait_relaunched};
 use crate::host::Host;
 use crate::problem::Problem;
 
-/// The port of the proxy in every sandbox.
+/// The port of the proxy in every sandbox that has a loopback of its own.
 const PROXY: u16 = 3128;
+
+/// The authorities that a sandbox's programs trust, in the directory of its own.
+const BUNDLE: &str = "bundle.pem";
+
+/// The socket of its first process, in its run directory.
+const SOCKET: &str = "init.sock";
 
 /// How long an attempt may take. Those that use something up need seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +42,7 @@ const NOTICED: Duration = Duration::from_secs(3);
 pub struct Inside<'a> {
     host: &'a Host,
     found: &'a SandboxStatus,
+    places: Places,
     payload: OwnedFd,
     null: File,
 }
@@ -41,8 +52,14 @@ impl<'a> Inside<'a> {
     ///
     /// # Errors
     /// What the system said.
-    pub fn new(host: &'a Host, found: &'a SandboxStatus) -> io::Result<Self> {
-        Ok(Self { host, found, payload: sealed_payload()?, null: File::open("/dev/null")? })
+    pub fn new(host: &'a Host, home: &Home, found: &'a SandboxStatus) -> io::Result<Self> {
+        Ok(Self {
+            host,
+            found,
+            places: places(home, found),
+            payload: sealed_payload()?,
+            null: File::open("/dev/null")?,
+        })
     }
 
     fn status(&self) -> Result<SandboxStatus, TargetError> {
@@ -62,6 +79,24 @@ impl<'a> Inside<'a> {
                 Err(error) => return Err(TargetError(error.to_string())),
             }
         }
+    }
+}
+
+/// In the lower tier everything is at its place on the host.
+fn places(home: &Home, found: &SandboxStatus) -> Places {
+    let config = found.agent.config.clone();
+    if found.tier == Tier::Namespaces {
+        return Places { config, ..Places::default() };
+    }
+    let dirs = home.sandbox(&found.name);
+    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    Places {
+        home: text(dirs.home()),
+        tmp: text(dirs.tmp()),
+        guards: text(Package::place(&home.guards())),
+        trust: text(dirs.ca().join(BUNDLE)),
+        control: text(dirs.run().join(SOCKET)),
+        config: config.and_then(|path| Some(text(dirs.home().join(path.strip_prefix("/sandbox/")?)))),
     }
 }
 
@@ -85,22 +120,34 @@ fn unasked(problem: Problem) -> TargetError {
 impl Target for Inside<'_> {
     fn traits(&self) -> Traits {
         let limits = self.found.limits.as_ref().map(|limits| &limits.enforced);
+        let walls = match self.found.tier {
+            Tier::Namespaces => Walls::Namespaces,
+            Tier::Landlock => Walls::Landlock { own_user: rustix::process::geteuid().is_root() },
+        };
         let strict = Programs::of(NetlinkRule::Refused).map(|programs| programs.digest()).ok();
         let seccomp = self.found.level.as_ref().map(|level| level.seccomp.digest);
         Traits {
-            proxy: Some(PROXY),
-            netlink: seccomp.is_some() && seccomp != strict,
+            walls,
+            proxy: Some(self.found.egress.port.unwrap_or(PROXY)),
+            name_server: walls == Walls::Namespaces,
+            netlink: walls == Walls::Namespaces && seccomp.is_some() && seccomp != strict,
             exact: true,
-            own_processes: true,
+            own_processes: self.found.tier == Tier::Namespaces,
             own_network: true,
             read_only_system: true,
             own_system: false,
             processes: limits.and_then(|limits| limits.pids),
             memory_bytes: limits.and_then(|limits| limits.memory_bytes),
             file_bytes: limits.and_then(|limits| limits.file_bytes),
+            keeps_groups: self.found.level.as_ref().is_some_and(|level| !level.ids.groups.is_empty()),
             guards: !self.found.guards.is_empty(),
             heals: true,
+            asked: self.found.dashboard_port.is_some(),
         }
+    }
+
+    fn places(&self) -> Places {
+        self.places.clone()
     }
 
     fn run(&mut self, program: &Program) -> Result<Said, TargetError> {
@@ -149,6 +196,23 @@ impl Target for Inside<'_> {
             let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             let _ = rustix::event::poll(&mut [], Some(&moment));
         }
+    }
+
+    fn main_process(&mut self) -> Result<Option<i32>, TargetError> {
+        let Some(gateway) = self.status()?.gateway else { return Ok(None) };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid)).unwrap_or_default();
+        // Its numbers from the host's namespace to its own (proc_pid_status(5)).
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        Ok(numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok()))
+    }
+
+    fn replaced_after(&mut self, program: &Program) -> Result<(Said, Recovered), TargetError> {
+        let before = self.status()?;
+        let said = self.run(program)?;
+        Ok(match wait_relaunched(self.host, &before) {
+            Ok(now) => (said, judged(&now)),
+            Err(problem) => (said, Recovered { guarded: false, detail: unasked(problem).to_string() }),
+        })
     }
 
     fn recover(&mut self) -> Result<Recovered, TargetError> {

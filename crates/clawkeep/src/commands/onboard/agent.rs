@@ -6,15 +6,18 @@ use clawkeep_store::Home;
 
 use super::report::Report;
 use super::settings::AgentPlan;
+use crate::output;
 use crate::problem::Problem;
 
-/// Bring the agent here, and say what the daemon is to be told of it.
+/// Bring the agent here, and say what the daemon is to be told of it. `images_command` is the agent where nobody named
+/// one.
 ///
 /// # Errors
 /// Why it could not be installed.
 pub fn prepare(
     home: &Home,
     plan: &AgentPlan,
+    images_command: Option<Vec<String>>,
     cancel: &Cancel,
     report: &mut Report,
 ) -> Result<AgentChoice, Problem> {
@@ -27,9 +30,12 @@ pub fn prepare(
         }
         AgentPlan::Command { argv, health_url, config, safe_mode, node_guards, bundle, env } => {
             let guarded = if *node_guards { ", with the guards" } else { "" };
-            report.done("agent", &format!("command {}{guarded}", argv[0]));
+            let whose = if images_command.is_some() { " of the image" } else { "" };
+            let argv = images_command.unwrap_or_else(|| argv.clone());
+            let program = output::clean(argv.first().map_or("", String::as_str));
+            report.done("agent", &format!("command {program}{whose}{guarded}"));
             Ok(AgentChoice::Command {
-                argv: argv.clone(),
+                argv,
                 health_url: health_url.clone(),
                 config: config.clone(),
                 safe_mode: *safe_mode,

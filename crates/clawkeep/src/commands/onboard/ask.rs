@@ -2,6 +2,9 @@
 
 use std::io::{self, BufRead};
 
+use clawkeep_daemon::api::RouteChoice;
+
+use crate::commands::route;
 use crate::output;
 use crate::problem::Problem;
 use crate::terminal;
@@ -19,6 +22,9 @@ pub trait Ask {
     /// # Errors
     /// When there is no more input.
     fn secret(&mut self, question: &str) -> Result<String, Problem>;
+
+    /// The models that the provider of this route lists; none where it lists none, or cannot be asked.
+    fn models(&mut self, route: &RouteChoice) -> Vec<String>;
 }
 
 /// The person at our terminal.
@@ -48,6 +54,11 @@ impl Ask for Terminal {
         drop(hidden);
         output::print("\n");
         line
+    }
+
+    fn models(&mut self, route: &RouteChoice) -> Vec<String> {
+        // Why it cannot be asked is told when the route is made.
+        route::models(route).unwrap_or_default()
     }
 }
 

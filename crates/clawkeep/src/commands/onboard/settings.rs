@@ -62,7 +62,7 @@ pub enum AgentPlan {
     OpenClaw(&'static Release),
     /// A command.
     Command {
-        /// Program, as seen inside, and arguments.
+        /// Program, as seen inside, and arguments; none where the image names them.
         argv: Vec<String>,
         /// Where its health is asked.
         health_url: Option<String>,
@@ -77,6 +77,13 @@ pub enum AgentPlan {
         /// Added to its environment.
         env: BTreeMap<String, String>,
     },
+}
+
+impl AgentPlan {
+    /// Whether it is what the image is started with.
+    pub fn is_the_images(&self) -> bool {
+        matches!(self, Self::Command { argv, .. } if argv.is_empty())
+    }
 }
 
 const HELP: &str = "clawkeep onboard --help";
@@ -147,8 +154,10 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
     if options.agent_version.is_some() {
         return usage("--agent-version is for openclaw");
     }
-    if options.command.is_empty() {
-        return usage("--agent command needs the command: -- CMD ARG...");
+    if options.command.is_empty() && options.from.is_none() {
+        return usage(
+            "--agent command needs the command: -- CMD ARG..., or an image that names one: --from PATH",
+        );
     }
     if let Some(url) = &options.health_url {
         url.parse::<HealthUrl>().map_err(|error| {
@@ -161,7 +170,9 @@ fn agent(options: &Options) -> Result<AgentPlan, Problem> {
         })?;
     }
     let mut argv = options.command.clone();
-    argv[0] = program(&argv[0], options.from.is_some())?;
+    if let Some(first) = argv.first_mut() {
+        *first = program(first, options.from.is_some())?;
+    }
     let bundle = options.bundle.as_ref().map(|dir| {
         let found = dir.canonicalize().and_then(|dir| {
             if dir.is_dir() { Ok(dir) } else { Err(std::io::ErrorKind::NotADirectory.into()) }
@@ -219,7 +230,7 @@ fn model_route(
         Some(value) => Ok(Some(value.clone())),
         None => env.text(x),
     };
-    let (mut name, mut model, mut url) = (
+    let (mut name, model, mut url) = (
         given(&options.provider, "PROVIDER")?,
         given(&options.model, "MODEL")?,
         given(&options.endpoint_url, "ENDPOINT_URL")?,
@@ -252,11 +263,8 @@ fn model_route(
             url = Some(ask.line("Base URL of its endpoint", default)?)
                 .filter(|url| !url.is_empty() && Some(url.as_str()) != default);
         }
-        if model.is_none() {
-            model = Some(ask.line("Model", None)?).filter(|model| !model.is_empty());
-        }
     }
-    route::Wanted::new(&name, model, url, HELP)?
+    route::Wanted::new(&name, model, url, interactive, HELP)?
         .map(|wanted| wanted.with_key(env, interactive, ask))
         .transpose()
 }

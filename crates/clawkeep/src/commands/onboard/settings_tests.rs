@@ -11,6 +11,9 @@ struct Line {
 /// Answers in order; panics at a question too many.
 struct Script(Vec<&'static str>);
 
+/// What every provider lists.
+const LISTED: [&str; 2] = ["first", "second"];
+
 impl Ask for Script {
     fn line(&mut self, _: &str, default: Option<&str>) -> Result<String, Problem> {
         match self.0.remove(0) {
@@ -21,6 +24,10 @@ impl Ask for Script {
 
     fn secret(&mut self, _: &str) -> Result<String, Problem> {
         Ok(self.0.remove(0).to_owned())
+    }
+
+    fn models(&mut self, _: &RouteChoice) -> Vec<String> {
+        LISTED.map(str::to_owned).into()
     }
 }
 
@@ -116,7 +123,7 @@ fn keys_come_from_the_providers_variable_and_are_not_shown() {
 fn what_is_missing_is_asked_for_and_only_that() {
     let settings = resolve("", &[], Some(vec!["", ""])).unwrap();
     assert!(settings.interactive && settings.route.is_none());
-    let settings = resolve("", &[], Some(vec!["box", "custom", "http://h/v1", "m", "s3cret"])).unwrap();
+    let settings = resolve("", &[], Some(vec!["box", "custom", "http://h/v1", "s3cret", "m"])).unwrap();
     let route = settings.route.unwrap();
     assert_eq!((settings.name.as_str(), route.key.as_deref()), ("box", Some("s3cret")));
     // A default is not written down as a choice; a key that is there is not asked for.
@@ -125,6 +132,14 @@ fn what_is_missing_is_asked_for_and_only_that() {
     assert_eq!((route.endpoint_url, route.key.as_deref()), (None, Some("k")));
     let route = resolve("--name a --provider ollama --model m", &[], Some(vec![""])).unwrap().route.unwrap();
     assert_eq!(route.endpoint_url, None);
+    // Of what the provider lists by its number; a number that nothing has is a name.
+    for (said, model) in [("2", "second"), ("1", "first"), ("3", "3"), ("0", "0"), ("mine", "mine")] {
+        let route = resolve("--name a --provider ollama", &[], Some(vec!["", said])).unwrap().route.unwrap();
+        assert_eq!(route.model, model);
+    }
+    let problem = resolve("--name a --provider ollama", &[], Some(vec!["", ""])).unwrap_err();
+    assert_eq!(problem.failure.code, "model-missing");
+    assert!(problem.failure.next.unwrap().contains("clawkeep inference models --provider ollama,"));
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use clawkeep_daemon::api::{AgentChoice, Answer, Create, Rehearsal, Request, SandboxStatus, Value};
-use clawkeep_plan::{Digest, SandboxName};
+use clawkeep_daemon::api::{
+    AgentChoice, Answer, Create, ImageChoice, Rehearsal, Request, SandboxStatus, Value,
+};
+use clawkeep_plan::SandboxName;
 
 use super::report::Report;
 use super::settings::Settings;
@@ -19,7 +21,7 @@ use crate::view;
 pub fn run(
     host: &Host,
     settings: &Settings,
-    (agent, image): (AgentChoice, Option<Digest>),
+    (agent, image): (AgentChoice, Option<ImageChoice>),
     report: &mut Report,
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
@@ -38,7 +40,7 @@ pub fn run(
 fn create(
     host: &Host,
     settings: &Settings,
-    (agent, image): (AgentChoice, Option<Digest>),
+    (agent, image): (AgentChoice, Option<ImageChoice>),
     made: &mut bool,
 ) -> Result<SandboxStatus, Problem> {
     let create = Create {
