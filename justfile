@@ -42,6 +42,10 @@ model port="8081":
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
 
+# Ubuntu's refusal of user namespaces, and the way out that doctor names, in a virtual machine with Ubuntu's kernel.
+apparmor-test *ARGS:
+    scripts/apparmor-test {{ARGS}}
+
 # So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
 soak minutes="60":
     CLAWKEEP_SOAK_MINUTES={{minutes}} cargo nextest run --release -p clawkeep --test hangs --test openclaw --run-ignored only -- soak_
