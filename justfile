@@ -32,7 +32,7 @@ bench-egress:
 
 # What the model route adds to the first byte and to each event.
 bench-inference:
-    cargo bench -p clawkeep --bench inference
+    cargo bench -p clawkeep-egress --bench inference
 
 # A real language model of 135 million parameters on this host's loopback, by OpenAI's API: fetched once, then served.
 model port="8081":
@@ -45,6 +45,11 @@ reboot-test *ARGS:
 # Ubuntu's refusal of user namespaces, and the way out that doctor names, in a virtual machine with Ubuntu's kernel.
 apparmor-test *ARGS:
     scripts/apparmor-test {{ARGS}}
+
+# Attack sandboxes from inside, before and after a recovery: with the fake gateway as root, as a user and in the lower
+# tier, and with the real OpenClaw.
+drill:
+    cargo nextest run -p clawkeep --test drill --test openclaw --run-ignored all -E 'binary(drill) | test(drill)'
 
 # So many minutes at full load, with the fake gateway and then with the real OpenClaw: no restart.
 soak minutes="60":

@@ -1,4 +1,4 @@
-//! What the model route adds, as a table: `cargo bench -p clawkeep --bench inference`. A provider on loopback that
+//! What the model route adds, as a table: `cargo bench -p clawkeep-egress --bench inference`. A provider on loopback that
 //! streams events of a known pace is asked directly, through a `Service`, and as an agent asks: over the TLS of a
 //! sandbox's proxy in front of that service. In turns in the same run, each on a connection that is kept.
 

@@ -129,8 +129,6 @@ fn lives(installation: &Installation) {
     for launch in installation.launches("box") {
         assert!(launch.receipt && launch.guards.len() >= 3, "{launch:?}");
     }
-    let refused = installation.clawkeep(&["box", "drill"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("error[isolation-lacks]"), "{refused:?}");
     installation.ask(&Request::Destroy { name: name("box") }).unwrap();
     assert!(!installation.home.sandbox(&name("box")).root().exists());
 }
@@ -212,6 +210,84 @@ fn where_roots_agent_cannot_get_to_its_files_it_is_said_and_nothing_is_started()
     let closed = format!("others may not pass through {}", installation.scratch().display());
     assert!(told.what.contains(&closed), "{}", told.what);
     assert!(installation.status("box").gateway.is_none());
+}
+
+/// Somebody else of the host who serves on this port.
+struct Stranger(std::process::Child);
+
+impl Stranger {
+    fn on(port: u16, program: &std::path::Path) -> Self {
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let mut command = std::process::Command::new("setpriv");
+        command.args(user).arg(program).args(["--port", &port.to_string()]).env("HOME", "/nonexistent");
+        let child = command.stdin(std::process::Stdio::null()).spawn().unwrap();
+        wait_until(LONG, "a stranger to serve", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        Self(child)
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_stranger_on_the_agents_port_is_told_of_and_gets_nothing() {
+    let test = "a_stranger_on_the_agents_port_is_told_of_and_gets_nothing";
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: {test} needs root");
+        return;
+    }
+    if !can_be_had(test) {
+        return;
+    }
+    let installation = Installation::new();
+    open(&installation);
+    let (port, page) = (free_port(), free_port());
+    let Request::Create(mut create) = installation.fake("box", &[], false, Default::default()) else {
+        panic!("another request")
+    };
+    create.tier = Tier::Landlock;
+    create.dashboard_port = Some(page);
+    create.agent = clawkeep_daemon::api::AgentChoice::Command {
+        // It has not come to serving yet.
+        argv: vec!["/bin/sleep".into(), "1000".into()],
+        health_url: Some(format!("http://127.0.0.1:{port}/readyz#every=1s")),
+        config: None,
+        safe_mode: false,
+        node_guards: false,
+        bundle: None,
+        env: Default::default(),
+    };
+    installation.ask(&Request::Create(create)).unwrap();
+    let told = |kind: &str| {
+        let what = format!("port {port} of this host is taken by user 65534");
+        wait_until(LONG, "the stranger to be told of", || {
+            let events = installation.events("box");
+            let found = events.iter().any(|e| e.entry.kind == kind && e.entry.cause.contains(&what));
+            found.then_some(())
+        });
+    };
+    wait_until(LONG, "the agent to run", || installation.status("box").gateway);
+    let stranger = Stranger::on(port, &installation.fake_bundle().join("fake-gateway"));
+    told("port-taken");
+    assert_eq!(installation.status("box").phase, "starting");
+    // Who comes to the page, with a token in its hand, is not led there.
+    let answer = std::process::Command::new("curl")
+        .args(["-sS", "--max-time", "20", &format!("http://127.0.0.1:{page}/readyz")])
+        .output()
+        .unwrap();
+    assert!(!answer.status.success() && answer.stdout.is_empty(), "{answer:?}");
+    // Nor is anything started for as long as it has the port.
+    installation.ask(&Request::Restart { name: name("box") }).unwrap();
+    told("refused");
+    drop(stranger);
+    wait_until(LONG, "the agent to run again", || {
+        let _ = installation.ask(&Request::Recover { name: name("box") });
+        installation.status("box").gateway
+    });
 }
 
 #[test]

@@ -55,13 +55,17 @@ pub enum Request {
         /// Which.
         name: SandboxName,
     },
-    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is no
-    /// failure. An agent that has the model in its configuration is restarted. [`Value::RouteSet`].
+    /// Lead `inference.local` elsewhere and keep all else of the sandbox. A provider that does not answer is refused,
+    /// and nothing is changed, unless `force` is given. An agent that has the model in its configuration is restarted.
+    /// [`Value::RouteSet`].
     SetRoute {
         /// Which.
         name: SandboxName,
         /// Where to.
         route: RouteChoice,
+        /// Set it whether it answers or not.
+        #[serde(default)]
+        force: bool,
     },
     /// Another key for the same route; its fall-backs stay, and nothing is restarted. A provider that does not answer
     /// to it is no failure. [`Value::RouteSet`].
@@ -525,6 +529,9 @@ pub struct AgentStatus {
     pub version: String,
     /// The runtime under it.
     pub runtime: String,
+    /// Its configuration, as the path is inside: the last healthy one is put back when it fails with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// A gateway process.

@@ -28,12 +28,12 @@ pub struct Ca {
 /// anew where what is there can never serve again: without it there is no way to the model.
 pub fn ready(dir: &Path) -> Result<Ca, Failure> {
     let next = format!("ls -l {}", dir.display());
-    attempt(dir, &host_roots()).map_err(|error| {
+    attempt(dir, host_roots).map_err(|error| {
         Failure::new("ca-failed", format!("the sandbox's certificate authority: {error}"), next)
     })
 }
 
-fn attempt(dir: &Path, roots: &str) -> io::Result<Ca> {
+fn attempt(dir: &Path, roots: impl FnOnce() -> String) -> io::Result<Ca> {
     let fd = atomic::open_dir(dir)?;
     // What cannot be read now may be whole all the same: only what was read can be given up.
     let (cert, key) = (read(dir, CERT)?, read(dir, KEY)?);
@@ -53,7 +53,7 @@ fn attempt(dir: &Path, roots: &str) -> io::Result<Ca> {
     let bundle = dir.join(BUNDLE);
     // Not made anew when the host's roots change: it is an input of running launches.
     if !read(dir, BUNDLE)?.is_some_and(|bundle| bundle.contains(authority.cert_pem().trim_end())) {
-        write(&fd, BUNDLE, authority.bundle(roots).as_bytes(), 0o444)?;
+        write(&fd, BUNDLE, authority.bundle(&roots()).as_bytes(), 0o444)?;
     }
     Ok(Ca { authority, bundle, note })
 }
@@ -93,9 +93,9 @@ mod tests {
 
     /// The certificate, after it was seen that all three files belong together.
     fn whole(dir: &Path) -> String {
-        let ca = attempt(dir, "roots\n").unwrap();
+        let ca = attempt(dir, || "roots\n".into()).unwrap();
         assert!(std::fs::read_to_string(&ca.bundle).unwrap().contains(ca.authority.cert_pem().trim_end()));
-        let again = attempt(dir, "other roots\n").unwrap();
+        let again = attempt(dir, || "other roots\n".into()).unwrap();
         assert_eq!((again.note, again.authority.cert_pem()), (None, ca.authority.cert_pem()));
         again.authority.cert_pem().to_owned()
     }
@@ -112,7 +112,7 @@ mod tests {
         for damaged in [&b""[..], b"-----BEGIN", b"\xff\xfe"] {
             for name in [KEY, CERT] {
                 std::fs::write(dir.join(name), damaged).unwrap();
-                let note = attempt(dir, "").unwrap().note.expect("a note");
+                let note = attempt(dir, String::new).unwrap().note.expect("a note");
                 assert!(note.contains("a new one was made"), "{note}");
                 whole(dir);
             }
@@ -124,7 +124,7 @@ mod tests {
         // What cannot be read is not given up.
         std::fs::remove_file(dir.join(KEY)).unwrap();
         std::fs::create_dir(dir.join(KEY)).unwrap();
-        assert!(attempt(dir, "").is_err());
+        assert!(attempt(dir, String::new).is_err());
     }
 
     #[test]
@@ -132,7 +132,8 @@ mod tests {
         let Some(root) = std::env::var_os(CHILD) else { return };
         leave_the_harness_behind();
         // One that failed is tried again.
-        let made = (0..5).find_map(|_| attempt(Path::new(&root), "roots\n").ok()).expect("made at last");
+        let made =
+            (0..5).find_map(|_| attempt(Path::new(&root), || "roots\n".into()).ok()).expect("made at last");
         let mut out = std::io::stdout();
         write!(out, "\ndone {}\n", made.authority.cert_pem().replace('\n', "|")).unwrap();
         out.flush().unwrap();

@@ -43,6 +43,12 @@ const NO_START: Duration = Duration::from_secs(2);
 /// What the daemon gets of our environment; everything else could change how it runs.
 const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "RUST_LOG", "RUST_BACKTRACE"];
 
+/// How the daemon's memory is managed (mallopt(3)): what was needed once for a big message goes back to the system
+/// instead of being kept for the next one in each of many arenas. By the environment, because the C library's own call
+/// for it is unsafe.
+pub(crate) const MEMORY: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+
 /// How long a service manager gets that was asked to start it, before it is started without one.
 const HEAD_START: Duration = Duration::from_secs(8);
 
@@ -185,6 +191,7 @@ fn command(program: &Path, home: &Path, role: &str, log: File) -> io::Result<Com
         .args([OsString::from("daemon"), "--home".into(), home.into(), role.into()])
         .current_dir("/")
         .env_clear();
+    command.envs(MEMORY);
     command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
     Ok(command)

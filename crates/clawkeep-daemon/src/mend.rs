@@ -1,5 +1,6 @@
 //! An agent's files on the host that are missing or altered, installed again by the daemon itself.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ impl Mender {
     /// A launch was refused for this reason: if it names a file of the agent, install the agent again in the
     /// background, once in a while, and have the launch tried again.
     pub fn refused(&self, reason: &str) {
-        if !reason.contains(AGENT_MOUNT) {
+        if !names_the_agent(reason, &self.home.bundles()) {
             return;
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,5 +95,24 @@ impl Mender {
         say(format_args!("{}: {kind}: {cause}", self.name));
         let (sandbox, kind) = (Some(self.name.clone()), kind.to_owned());
         self.journal.record(Entry { at_ms: unix_ms(), sandbox, kind, cause, data: json!({}) });
+    }
+}
+
+/// Whether a reason names a file of the agent: by its place inside or, where nothing is mounted, on the host.
+fn names_the_agent(reason: &str, bundles: &Path) -> bool {
+    reason.contains(AGENT_MOUNT) || reason.contains(&format!("{}/", bundles.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_agents_is_known_wherever_it_lies() {
+        let bundles = Path::new("/var/lib/clawkeep/bundles");
+        let names = |file: &str| names_the_agent(&format!("launch refused: file {file}: missing"), bundles);
+        assert!(names("/opt/clawkeep/agent/bin/node"));
+        assert!(names("/var/lib/clawkeep/bundles/openclaw-2026.9.6-node-24.21.0-c712fb0e/bin/node"));
+        assert!(!names("/opt/clawkeep/ca.pem") && !names("/var/lib/clawkeep/bundles.txt"));
     }
 }

@@ -48,9 +48,10 @@ pub fn forget(daemon: &Daemon, name: &SandboxName) -> Result<(), Failure> {
     daemon.secrets.remove(name, CHANGE).map(drop).map_err(|e| failed("forget what was changed", &e))
 }
 
-/// Carry out on the disk what an earlier daemon began and did not end; the record as it is then. The caller sees to
-/// what runs and then removes [`CHANGE`].
-pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<SandboxRecord>, Failure> {
+/// Carry out on the disk what an earlier daemon began and did not end. Gives the record as it is then, and whether the
+/// agent has its model in its own configuration: one that runs may run with that of before. The caller sees to what
+/// runs and then removes [`CHANGE`].
+pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<(SandboxRecord, bool)>, Failure> {
     let kept = daemon.secrets.get(&record.name, CHANGE).map_err(|e| failed("read what was begun", &e))?;
     let Some(kept) = kept else { return Ok(None) };
     let Begun { route, key } =
@@ -58,7 +59,8 @@ pub fn finish(daemon: &Daemon, record: &SandboxRecord) -> Result<Option<SandboxR
     let change = Change::new(daemon, record.clone(), &route, key.map(|key| key.expose().to_owned()))?;
     change.store()?;
     daemon.note("route-finished", &format!("{}: {} {}", record.name, route.provider, route.model));
-    daemon.record(&record.name).map(Some)
+    let in_its_configuration = matches!(Config::of(record)?.agent.adapter, Adapter::OpenClaw { .. });
+    Ok(Some((daemon.record(&record.name)?, in_its_configuration)))
 }
 
 /// Another key for the route that is set.
@@ -114,16 +116,22 @@ pub fn failure(problem: &RouteProblem) -> Failure {
     Failure::new(&code, problem.to_string(), problem.next_step())
 }
 
-/// Set it. On a failure everything is as it was.
+/// Set it, if its provider answers or the operator insists. On a failure everything is as it was.
 pub async fn set(
     daemon: &Daemon,
     asker: &Asker,
     name: &SandboxName,
     choice: RouteChoice,
+    force: bool,
 ) -> Result<Value, Failure> {
     daemon.record(name)?;
     let (route, key) = create::route(Some(choice), NEXT)?;
     let (service, warning) = checked(asker, name, &route, key.as_deref(), NEXT).await?;
+    if let Some(why) = warning.clone().filter(|_| !force) {
+        // An agent that has a model is not restarted for one that it cannot have.
+        let message = format!("{}; nothing was changed (--force sets it all the same)", why.message);
+        return Err(Failure { message, ..why });
+    }
     // The check is over: from here on nobody creates, destroys or sets another route.
     let _one = daemon.creating.lock().await;
     let old = daemon.record(name)?;
@@ -135,9 +143,14 @@ pub async fn set(
         Ok(()) => change.put_to_use(service).await.map_err(|failure| change.give_up(failure)),
         Err(failure) => Err(change.put_back(failure)),
     };
-    // One that cannot be forgotten is done once more by the next daemon, to the same end.
     let forgotten = forget(daemon, name);
-    let restarts = done?;
+    let restarts = done.map_err(|mut why| {
+        if let Err(failure) = &forgotten {
+            why.message += &format!("; and the next daemon will try it once more: {failure}");
+        }
+        why
+    })?;
+    // One that is done once more by the next daemon comes to the same end.
     forgotten?;
     let mut sandbox = found;
     sandbox.route = daemon.status_of(&change.new).route;

@@ -100,12 +100,15 @@ impl Daemon {
     pub async fn resume(&self) -> Result<Vec<SandboxName>, StoreError> {
         let mut records = self.store.list()?;
         // Routes that a daemon was setting when it died.
-        let mut finished = Vec::new();
+        let (mut finished, mut outdated) = (Vec::new(), Vec::new());
         for record in &mut records {
             match route::finish(self, record) {
                 Ok(None) => {}
-                Ok(Some(changed)) => {
+                Ok(Some((changed, in_its_configuration))) => {
                     finished.push(changed.name.clone());
+                    if in_its_configuration {
+                        outdated.push(changed.name.clone());
+                    }
                     *record = changed;
                 }
                 Err(why) => self.note("route-not-finished", &format!("{}: {why}", record.name)),
@@ -122,7 +125,7 @@ impl Daemon {
             // The supervisors were begun just now and listen.
             let _ = match record.desired {
                 Desired::Stopped => running.wish(Wish::Stop),
-                Desired::Running if found && finished.contains(&record.name) => running.wish(Wish::Restart),
+                Desired::Running if found && outdated.contains(&record.name) => running.wish(Wish::Restart),
                 Desired::Running if found => running.wish(Wish::Start),
                 Desired::Running => {
                     waiting.push(record.name);
@@ -343,7 +346,9 @@ impl Daemon {
                 turn::ask(&self.home, &running, &message).await.map(Value::Text)
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
-            Request::SetRoute { name, route: choice } => route::set(self, asker, &name, choice).await,
+            Request::SetRoute { name, route: choice, force } => {
+                route::set(self, asker, &name, choice, force).await
+            }
             Request::RotateKey { name, key } => route::rotate(self, asker, &name, &key).await,
             Request::AddFallback { name, route } => fallback::add(self, asker, &name, route).await,
             Request::RemoveFallbacks { name } => fallback::remove(self, &name).await,

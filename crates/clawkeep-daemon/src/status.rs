@@ -82,11 +82,20 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
         should_run: record.desired == Desired::Running,
         onboarded: !record.onboarding,
         agent: plan.map_or_else(
-            || AgentStatus { name: "unknown".into(), version: String::new(), runtime: String::new() },
+            || AgentStatus {
+                name: "unknown".into(),
+                version: String::new(),
+                runtime: String::new(),
+                config: None,
+            },
             |plan| AgentStatus {
                 name: plan.agent.name.clone(),
                 version: plan.agent.version.clone(),
                 runtime: plan.agent.runtime.clone(),
+                config: config
+                    .as_ref()
+                    .and_then(|config| config.agent.adapter.config())
+                    .map(|document| document.shown()),
             },
         ),
         tier: config.as_ref().map_or_else(Tier::default, |config| config.isolation.tier),

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use clawkeep_store::Home;
 use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::launch::MEMORY;
+
 /// The unit's name, in the system's manager and in a user's.
 pub const UNIT: &str = "clawkeep.service";
 
@@ -97,6 +99,7 @@ pub fn text(scope: Scope, program: &Path, home: &Path) -> Result<String, Unfit> 
         Scope::System => "OOMScoreAdjust=-500\n",
         Scope::User => "",
     };
+    let memory = MEMORY.map(|(name, value)| format!("{name}={value}")).join(" ");
     Ok(format!(
         "{MARK}, which overwrites it.\n\
          # Changes of your own belong in a drop-in: systemctl edit {UNIT}\n\
@@ -111,6 +114,7 @@ pub fn text(scope: Scope, program: &Path, home: &Path) -> Result<String, Unfit> 
          NotifyAccess=main\n\
          ExecStart=\"{program}\" daemon --home \"{home}\" --service\n\
          {HOME_LINE}{home}\"\n\
+         Environment={memory}\n\
          WorkingDirectory=/\n\
          UMask=0077\n\
          Restart=always\n\

@@ -32,12 +32,16 @@ impl Witness {
         let mut budget = Budget::new(30, Duration::from_secs(60));
         let mut troubles = Budget::new(1, Duration::from_secs(3_600));
         let mut log = None;
-        let mut events = Vec::with_capacity(BATCH);
-        while told.recv_many(&mut events, BATCH).await > 0 {
+        loop {
+            // Made anew each time: what one burst took is not held for as long as the sandbox lives.
+            let mut events = Vec::new();
+            if told.recv_many(&mut events, BATCH).await == 0 {
+                return;
+            }
             let now_ms = unix_ms();
             events.iter_mut().for_each(|event| redaction().event(event));
             let lines: String = events.iter().map(|event| ocsf::line(&self.name, now_ms, event)).collect();
-            for event in events.drain(..).filter(Event::denies) {
+            for event in events.into_iter().filter(Event::denies) {
                 let asked = Asked::of(&event);
                 let data = serde_json::json!({ "asked": asked, "event": event });
                 // The same again is told once, and others at a bounded rate: an agent that asks for ever must not

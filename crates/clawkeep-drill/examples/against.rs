@@ -1,6 +1,6 @@
 //! The suite against other sandboxes, to compare.
 //!
-//! `against none|bwrap|docker [--json]` drills one of them; `against --table FILE...` makes of such files, and of
+//! `against none|bwrap|docker|podman [--json]` drills one of them; `against --table FILE...` makes of such files, and of
 //! what `clawkeep NAME drill --json` printed, the tables of docs/DRILL.md.
 #![forbid(unsafe_code)]
 
@@ -40,7 +40,7 @@ const BWRAP: &[&str] = &[
     "/tmp",
 ];
 
-/// The container that is drilled with docker.
+/// The container that is drilled with docker and podman.
 const CONTAINER: &str = "clawkeep-drill";
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         [target] => drill(target).map(|card| render(&Rendered { card: &card, changes: None })),
         [target, "--json"] => drill(target)
             .and_then(|card| serde_json::to_string_pretty(&card).map_err(|error| error.to_string())),
-        _ => Err("usage: against none|bwrap|docker [--json], or against --table FILE...".to_owned()),
+        _ => Err("usage: against none|bwrap|docker|podman [--json], or against --table FILE...".to_owned()),
     };
     match done {
         Ok(text) => {
@@ -95,14 +95,16 @@ fn drill_with(name: &str, scratch: &Path) -> Result<Scorecard, String> {
             enter.extend(words(&["--ro-bind", &path, "/payload"]));
             Local { enter, payload: "/payload".to_owned(), traits: contained }
         }
-        "docker" => {
-            // It runs already: docker run -d --name clawkeep-drill IMAGE sleep infinity
-            run(&["docker", "cp", &path, &format!("{CONTAINER}:/payload")])?;
-            let enter = words(&["docker", "exec", CONTAINER]);
+        "docker" | "podman" => {
+            // It runs already: NAME run -d --name clawkeep-drill --network none IMAGE sleep infinity
+            run(&[name, "cp", &path, &format!("{CONTAINER}:/payload")])?;
+            // What podman is told when it runs a container it must be told again: DRILL_ENTER="podman --runtime runc exec".
+            let own = std::env::var("DRILL_ENTER").unwrap_or_else(|_| format!("{name} exec"));
+            let enter = own.split_whitespace().map(str::to_owned).chain([CONTAINER.to_owned()]).collect();
             let traits = Traits { own_system: true, ..contained };
             Local { enter, payload: "/payload".to_owned(), traits }
         }
-        other => return Err(format!("{other:?} is not none, bwrap or docker")),
+        other => return Err(format!("{other:?} is not none, bwrap, docker or podman")),
     };
     let canaries = Canaries::set(scratch).map_err(text)?;
     let settings = Settings {

@@ -25,16 +25,28 @@ const KINDS: &[Kind] = &[
         tries: "a named pipe there, for whoever reads it to wait for ever",
         make: r#"mkfifo "$file""#,
     },
+    Kind {
+        id: "config-directory",
+        tries: "a directory there",
+        make: r#"mkdir "$file" && : >"$file/.clawkeep-drill""#,
+    },
 ];
 
-/// Where OpenClaw has it, and a command that was told to.
-const FILE: &str = "file=$BOX/.openclaw/openclaw.json; saved=$BOX/.clawkeep-drill/config\n";
+/// It, and where it is kept meanwhile.
+const FILE: &str = "file=$CONFIG_FILE; saved=$BOX/.clawkeep-drill/config\n";
+
+const UNKNOWN: &str = "this agent has no configuration that is looked after (--config-file)";
 
 /// What is there now is not the user's: the user's is put back.
 pub(crate) const RESTORE: &str = r#"
-file=.openclaw/openclaw.json
-if [ -f .clawkeep-drill/config ] && [ ! -L .clawkeep-drill/config ]; then
-    rm -rf $file && mv .clawkeep-drill/config $file
+file=$CONFIG_FILE
+if [ -n "$file" ] && [ -f .clawkeep-drill/config ] && [ ! -L .clawkeep-drill/config ]; then
+    rm -rf "$file" && mv .clawkeep-drill/config "$file"
+    for aside in "$file".displaced-*; do
+        if [ -p "$aside" ]; then rm -f "$aside"; fi
+        if [ -L "$aside" ] && [[ $(readlink "$aside") == */.drill-* ]]; then rm -f "$aside"; fi
+        if [ -e "$aside/.clawkeep-drill" ]; then rm -rf "$aside"; fi
+    done
 fi
 "#;
 
@@ -45,9 +57,13 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 /// Replace it, end the agent, and see it come back with nothing of the host read or written; one after the other.
 pub(crate) fn stage(drill: &mut Drill<'_>) -> Result<Vec<Scored>, TargetError> {
     let mut scored = Vec::new();
+    let known = drill.places.config.is_some();
     for kind in KINDS.iter().filter(|kind| drill.wanted(kind.id)).collect::<Vec<_>>() {
         drill.next(kind.id)?;
-        let (outcome, reason) = replaced(drill, kind)?;
+        let (outcome, reason) = match known {
+            true => replaced(drill, kind)?,
+            false => (Outcome::NotRun, UNKNOWN.to_owned()),
+        };
         scored.push(Scored::seen(kind.id, Group::Lifecycle, kind.tries, outcome, reason));
     }
     Ok(scored)
@@ -62,7 +78,7 @@ fn replaced(drill: &mut Drill<'_>, kind: &Kind) -> Result<(Outcome, String), Tar
     match word(drill, &plant)?.as_str() {
         "planted" => {}
         "none" => {
-            return Ok((Outcome::NotRun, "this agent has no configuration at a known place".to_owned()));
+            return Ok((Outcome::NotRun, UNKNOWN.to_owned()));
         }
         other => return Ok((Outcome::Broken, format!("it could not be planted: {other}"))),
     }

@@ -138,6 +138,7 @@ pub(crate) fn whole(runtime: Runtime, group: Group, attack: &str, context: &Cont
         ("ABSTRACT", bait.abstract_name.as_str()),
         ("BOX", context.places.home.as_str()),
         ("TMP", context.places.tmp.as_str()),
+        ("CONFIG_FILE", context.places.config.as_deref().unwrap_or_default()),
         ("GUARDS", context.places.guards.as_str()),
     ];
     let numbers = [("TCP", bait.tcp), ("UDP", bait.udp), ("PROXY", context.traits.proxy.unwrap_or(0))];

@@ -41,7 +41,7 @@ pub struct Drill<'a> {
     pub(crate) target: &'a mut dyn Target,
     canaries: &'a Canaries,
     pub(crate) traits: Traits,
-    places: Places,
+    pub(crate) places: Places,
     only: Option<&'a str>,
     progress: &'a mut dyn FnMut(&str, usize),
     cancelled: &'a dyn Fn() -> bool,

@@ -88,6 +88,8 @@ pub struct Places {
     pub trust: String,
     /// The socket over which its first process is controlled, `/run/init.sock`.
     pub control: String,
+    /// The agent's configuration, of which the last healthy one is put back; where that is known.
+    pub config: Option<String>,
 }
 
 impl Default for Places {
@@ -98,6 +100,7 @@ impl Default for Places {
             guards: "/opt/clawkeep/guards".to_owned(),
             trust: "/opt/clawkeep/ca.pem".to_owned(),
             control: "/run/init.sock".to_owned(),
+            config: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::authority::{AuthorityError, made, named};
 /// Hosts whose TLS is kept ready.
 const MAX_KEPT: usize = 256;
 
-/// TLS sessions that each of them can take up again.
+/// TLS sessions of each certificate that can be taken up again.
 const SESSIONS: usize = 16;
 
 /// The longest common name of a certificate (RFC 5280, ub-common-name).
@@ -66,9 +66,7 @@ impl Leaves {
             return Ok(config);
         }
         let protocols: [&[u8]; 2] = if http2 { [b"h2", b"http/1.1"] } else { [b"http/1.1", b"h2"] };
-        let mut config = server_config(self.leaf(host)?, &protocols)?;
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        let config = Arc::new(config);
+        let config = Arc::new(server_config(self.leaf(host)?, &protocols)?);
         self.kept().put(key, config.clone());
         Ok(config)
     }
@@ -105,6 +103,8 @@ pub(crate) fn server_config(leaf: CertifiedKey, protocols: &[&[u8]]) -> Result<S
         .map_err(made)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
+    // By default room for 256 is set aside, 25 KB, for every sandbox and host.
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

@@ -60,5 +60,5 @@ pub(crate) async fn respond(request: Request<Incoming>, client: &Client) -> Resp
         let subject = Subject { host, port, ..Subject::default() };
         return client.reply(&refusal, &subject, None, request.version());
     }
-    client.shared.inference.current().respond(request).await
+    client.shared.inference.respond(request).await
 }

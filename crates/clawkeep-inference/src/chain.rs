@@ -38,6 +38,15 @@ struct Leg {
     breaker: Shared,
 }
 
+/// A request that has its place, and whose body is there. Until then it belongs to no route: one that waited must not
+/// show a provider a key that was replaced meanwhile.
+pub(crate) struct Admitted {
+    place: OwnedSemaphorePermit,
+    held: Held,
+    /// The body turned out to be too long.
+    exceeded: Arc<AtomicBool>,
+}
+
 /// A request, ready for whichever route.
 struct Asked<'a> {
     parts: &'a Parts,
@@ -53,6 +62,42 @@ enum Unwell {
     /// An answer that says so: 429, or a status of the 500s.
     Says(Response<Answer>),
     Fails(RouteProblem),
+}
+
+impl Admitted {
+    /// Wait for a place, and for the body; the latter at most `patience`.
+    ///
+    /// # Errors
+    /// What the request is answered instead.
+    pub(crate) async fn wait(
+        body: BoxBody,
+        limiter: &Limiter,
+        patience: Duration,
+        crowded: impl FnOnce(&'static str),
+    ) -> Result<Self, Response<BoxBody>> {
+        if body.size_hint().lower() > MAX_FORWARDED_BODY {
+            return Err(too_large(MAX_FORWARDED_BODY));
+        }
+        let place = limiter.enter().await.map_err(|why| {
+            crowded(why.cause());
+            limiter.reply(why)
+        })?;
+        let exceeded = Arc::new(AtomicBool::new(false));
+        let body = Limited::new(body, MAX_FORWARDED_BODY, exceeded.clone()).boxed_unsync();
+        match tokio::time::timeout(patience, hold(body, MAX_HELD_BODY, limiter.held())).await {
+            Ok(Ok(held)) => Ok(Self { place, held, exceeded }),
+            Ok(Err(_)) => Err(incomplete(StatusCode::BAD_REQUEST)),
+            Err(_) => Err(incomplete(StatusCode::REQUEST_TIMEOUT)),
+        }
+    }
+
+    /// The body alone.
+    pub(crate) fn into_body(self) -> BoxBody {
+        match self.held {
+            Held::Whole(body, _) => full(body),
+            Held::Streamed(body) => body,
+        }
+    }
 }
 
 impl Chain {
@@ -95,28 +140,9 @@ impl Chain {
         &self,
         parts: &Parts,
         call: Call,
-        body: BoxBody,
-        limiter: &Limiter,
+        Admitted { place, held, exceeded }: Admitted,
         meter: &Meter,
     ) -> Response<BoxBody> {
-        if body.size_hint().lower() > MAX_FORWARDED_BODY {
-            return too_large(MAX_FORWARDED_BODY);
-        }
-        let place = match limiter.enter().await {
-            Ok(place) => place,
-            Err(crowded) => {
-                meter.failed(&self.legs[0].model, crowded.cause());
-                return limiter.reply(crowded);
-            }
-        };
-        let exceeded = Arc::new(AtomicBool::new(false));
-        let body = Limited::new(body, MAX_FORWARDED_BODY, exceeded.clone()).boxed_unsync();
-        let held =
-            match tokio::time::timeout(self.timeouts.head, hold(body, MAX_HELD_BODY, limiter.held())).await {
-                Ok(Ok(held)) => held,
-                Ok(Err(_)) => return incomplete(StatusCode::BAD_REQUEST),
-                Err(_) => return incomplete(StatusCode::REQUEST_TIMEOUT),
-            };
         let path = match parts.uri.query().and_then(safe_query) {
             Some(query) => format!("{}?{query}", call.path()),
             None => call.path().to_owned(),

@@ -38,7 +38,7 @@ pub enum RouteProblem {
         after: Duration,
     },
     /// 401 or 403: the key is missing, wrong or not allowed.
-    #[error("{address} refuses the key (HTTP {status})")]
+    #[error("{address} {} (HTTP {status})", if *.key_sent { "refuses the key" } else { "wants a key" })]
     Unauthorized {
         /// `host:port`.
         address: String,
@@ -87,6 +87,17 @@ fn some_of(models: &[String]) -> String {
     if models.is_empty() { String::new() } else { format!("; it has {}", models.join(", ")) }
 }
 
+/// The command that starts the server of models that listens at this address by default.
+fn started_by(address: &str) -> Option<&'static str> {
+    let local = ["127.0.0.1:", "localhost:", "[::1]:"];
+    match local.iter().find_map(|host| address.strip_prefix(host))? {
+        "11434" => Some("ollama serve"),
+        "8000" => Some("vllm serve MODEL, or the NIM container with -p 8000:8000"),
+        "8081" => Some("llama-server --port 8081 -m MODEL.gguf"),
+        _ => None,
+    }
+}
+
 impl RouteProblem {
     /// A stable word for the cause, safe to show inside a sandbox.
     pub fn class(&self) -> &'static str {
@@ -111,8 +122,8 @@ impl RouteProblem {
                     "Check the host name in --endpoint-url and that this machine resolves it: getent hosts {host}"
                 )
             }
-            Self::Connect { address, .. } if address.ends_with(":11434") => {
-                "Start Ollama on this machine: ollama serve".to_owned()
+            Self::Connect { address, .. } if started_by(address).is_some() => {
+                format!("Start it on this machine: {}", started_by(address).unwrap_or_default())
             }
             Self::Connect { address, .. } => {
                 format!(
@@ -129,10 +140,13 @@ impl RouteProblem {
                     .to_owned()
             }
             Self::Unauthorized { key_sent: true, .. } => {
-                "Check the key: it may be wrong, expired or without access to this model.".to_owned()
+                "Check the key: it may be wrong, expired or without access to this model. Another one: clawkeep \
+                 credentials add route-key --sandbox NAME"
+                    .to_owned()
             }
             Self::Unauthorized { key_sent: false, .. } => {
-                "Give a key: set the provider's variable (COMPATIBLE_API_KEY for an endpoint of your own) and onboard again."
+                "Give a key in the provider's variable (COMPATIBLE_API_KEY for an endpoint of your own); to a sandbox \
+                 that has this route: clawkeep credentials add route-key --sandbox NAME"
                     .to_owned()
             }
             Self::KeyUnreadable { .. } => {

@@ -2,12 +2,13 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
 
 use crate::body::{BoxBody, BoxError};
-use crate::chain::Chain;
+use crate::chain::{Admitted, Chain};
 use crate::limit::{Limiter, Limits};
 use crate::meter::{Meter, Seen};
 use crate::reply::error_reply;
@@ -153,18 +154,34 @@ impl Service {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        match self.admit(request).await {
+            Ok((parts, call, admitted)) => self.pass(&parts, call, admitted).await,
+            Err(reply) => *reply,
+        }
+    }
+
+    /// Wait until a request can be passed on, or its answer if it cannot.
+    async fn admit<B>(&self, request: Request<B>) -> Result<(Parts, Call, Admitted), Box<Response<BoxBody>>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let (parts, body) = request.into_parts();
         let body = body.map_err(Into::into).boxed_unsync();
-        let Some(call) = Call::of(&parts.method, parts.uri.path()) else {
-            return unknown_call();
-        };
+        let call = Call::of(&parts.method, parts.uri.path()).ok_or_else(|| Box::new(unknown_call()))?;
+        let crowded = |cause| self.meter.failed(&self.route.model, cause);
+        match Admitted::wait(body, &self.limiter, self.timeouts.head, crowded).await {
+            Ok(admitted) => Ok((parts, call, admitted)),
+            Err(reply) => Err(Box::new(reply)),
+        }
+    }
+
+    async fn pass(&self, parts: &Parts, call: Call, admitted: Admitted) -> Response<BoxBody> {
         match (&self.backend, call) {
             (Backend::Canary, Call::Models) => canary::models(),
-            (Backend::Canary, Call::Chat) => canary::chat(body).await,
+            (Backend::Canary, Call::Chat) => canary::chat(admitted.into_body()).await,
             (Backend::Canary, _) => unknown_call(),
-            (Backend::Http(chain), call) => {
-                chain.answer(&parts, call, body, &self.limiter, &self.meter).await
-            }
+            (Backend::Http(chain), call) => chain.answer(parts, call, admitted, &self.meter).await,
             // The cause names files of the host: it is for the operator alone.
             (Backend::Keyless(_), _) => error_reply(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -240,6 +257,19 @@ impl LiveService {
     /// The service of this moment.
     pub fn current(&self) -> Arc<Service> {
         self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Answer one request as [`Service::respond`], by the service of the moment at which it is passed on: one that
+    /// waited for its turn, or whose body was slow, is for the route and the key that are set by then.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<BoxBody>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match self.current().admit(request).await {
+            Ok((parts, call, admitted)) => self.current().pass(&parts, call, admitted).await,
+            Err(reply) => *reply,
+        }
     }
 
     /// Put another in its place.

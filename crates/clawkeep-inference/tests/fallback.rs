@@ -4,13 +4,18 @@ mod common;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use clawkeep_inference::{BoxBody, BreakerState, Limits, MAX_HELD_BODY, Provider, Route, Service, Timeouts};
+use clawkeep_inference::{
+    BoxBody, BreakerState, Limits, LiveService, MAX_HELD_BODY, Provider, Route, Secret, Service, Timeouts,
+};
 use common::{DEADLINE, chat, eventually, full, get, http, raw, refused_url, reply, service, whole};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use testkit::FakeProvider;
+use testkit::provider::Answer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -287,4 +292,31 @@ async fn a_sandbox_has_so_many_requests_at_once_and_so_many_that_wait() {
     // Whoever goes away gives the place back.
     holding.abort();
     eventually(|| impatient.seen().running == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_waited_for_its_turn_shows_the_key_that_is_set_by_then() {
+    let provider = FakeProvider::openai(&["m1"]);
+    provider.script([Answer::text("a b c").held_after(1)]);
+    let limits = Limits { concurrent: 1, queued: 1, patience: DEADLINE, ..Limits::default() };
+    let route = Route::new(Provider::Custom, Some(&provider.url()), "m1", true).unwrap();
+    let keyed = |key: &str| Service::new(route.clone(), Some(Secret::new(key.to_owned()))).unwrap();
+    let live = LiveService::new(keyed("old-key-0001").limited(limits));
+    let ask = || {
+        let live = live.clone();
+        let body = r#"{"model":"m1","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+        async move { whole(live.respond(chat(body)).await).await.0 }
+    };
+    let first = tokio::spawn(ask());
+    eventually(|| provider.turns().len() == 1).await;
+    let mut second = Box::pin(ask());
+    // It takes its place in the queue.
+    assert!(std::future::poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending())).await);
+    live.replace(keyed("new-key-0002"));
+    provider.release();
+    assert_eq!(timeout(DEADLINE, first).await.unwrap().unwrap(), 200);
+    assert_eq!(timeout(DEADLINE, second).await.unwrap(), 200);
+    let turns = provider.turns();
+    let keys: Vec<_> = turns.iter().map(|turn| turn.key().unwrap()).collect();
+    assert_eq!(keys, ["old-key-0001", "new-key-0002"]);
 }

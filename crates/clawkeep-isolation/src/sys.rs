@@ -281,8 +281,8 @@ pub fn next_question(listener: BorrowedFd<'_>) -> Option<Question> {
         known: libc::seccomp_notif,
         more: [u64; 64],
     }
-    // SAFETY: plain numbers, for which zero is a value.
-    let mut asked = unsafe { std::mem::zeroed::<Asked>() };
+    let data = libc::seccomp_data { nr: 0, arch: 0, instruction_pointer: 0, args: [0; 6] };
+    let mut asked = Asked { known: libc::seccomp_notif { id: 0, pid: 0, flags: 0, data }, more: [0; 64] };
     // SAFETY: the kernel writes one question there, for which there is more than enough room.
     let taken = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
     let libc::seccomp_notif { id, pid, data, .. } = asked.known;

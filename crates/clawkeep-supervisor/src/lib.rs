@@ -10,6 +10,7 @@ mod client;
 mod door;
 mod identity;
 mod inspect;
+mod listening;
 mod probe;
 mod run;
 mod sandbox;

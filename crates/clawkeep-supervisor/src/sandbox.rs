@@ -24,6 +24,7 @@ use crate::client::{InitClient, InitError, SESSION};
 use crate::door;
 use crate::identity;
 use crate::inspect::{Inspector, open_inside};
+use crate::listening::Listening;
 use crate::probe;
 use crate::run::Inside;
 use crate::snapshot::LimitsInForce;
@@ -40,6 +41,7 @@ pub(crate) struct Sandbox {
     /// Missing where the host's inotify instances are used up: then `/tmp` is looked at every second.
     pub watcher: Option<Watcher>,
     pub inside: Inside,
+    listening: Listening,
     /// Ports inside that the host side serves.
     pub served: Vec<u16>,
     /// What it was made from.
@@ -161,6 +163,7 @@ struct Reached {
     events: mpsc::UnboundedReceiver<Event>,
     watcher: Option<Watcher>,
     inside: Inside,
+    listening: Listening,
     publisher: Publisher,
     dirs: [OwnedFd; 4],
     children: Vec<Child>,
@@ -169,7 +172,7 @@ struct Reached {
 
 impl Reached {
     fn into_sandbox(self, handle: InitHandle, spec: SandboxSpec) -> Sandbox {
-        let Self { client, events, watcher, inside, publisher, dirs, .. } = self;
+        let Self { client, events, watcher, inside, listening, publisher, dirs, .. } = self;
         let [root, guards, tmp, home] = dirs;
         let cgroup = handle.cgroup.clone();
         let limits = Arc::new(LimitsInForce { enforced: cgroup.enforced(&spec.limits), cgroup });
@@ -181,6 +184,7 @@ impl Reached {
             limits,
             watcher,
             inside,
+            listening,
             served: Vec::new(),
             publisher,
             root,
@@ -202,9 +206,11 @@ impl Sandbox {
         let root = fds.next().ok_or(InitError::Confused)?;
         let listeners: Vec<_> = listeners.into_iter().zip(&mut fds).collect();
         let datagrams: Vec<_> = datagrams.into_iter().zip(&mut fds).collect();
-        // Made anew each time: two daemons must not read each other's answers.
+        // Made anew each time: no two must read each other's answers.
         let (_, mut fds) = client.ask(Order::Diagnostics, &[]).await?;
         let diagnostics = fds.pop().ok_or(InitError::Confused)?;
+        let (_, mut fds) = client.ask(Order::Diagnostics, &[]).await?;
+        let listening = Listening::new(fds.pop().ok_or(InitError::Confused)?).map_err(io("ask sock_diag"))?;
         let spec_now = spec_now(blueprint)?;
         let place = |path: &'static str| {
             let found = match (spec_now.tier, spec_now.on_the_host(path)) {
@@ -227,7 +233,7 @@ impl Sandbox {
         let home = open_dir(&blueprint.home).map_err(io("open the home"))?;
         let inside = Inside { listeners, datagrams, diagnostics, proc };
         let dirs = [root, guards, tmp, home];
-        Ok(Reached { client, events, watcher, inside, publisher, dirs, children, spec })
+        Ok(Reached { client, events, watcher, inside, listening, publisher, dirs, children, spec })
     }
 
     /// Nothing of an earlier launch is left: no process, no stale lock; where it is done thoroughly, no lock at
@@ -428,6 +434,11 @@ impl Sandbox {
     /// given it.
     pub async fn whose(&self, port: u16, gateway: i32) -> Holder {
         let proc = self.inside.proc.as_fd();
+        // Nearly always; else everybody who listens there is looked at.
+        let answers = self.listening.find(port);
+        if answers.is_some_and(|socket| identity::holds(proc, gateway, &[socket]) == Some(true)) {
+            return true;
+        }
         let sockets = identity::listeners(proc, gateway, port);
         if let Some(owner) = door::owner(&self.spec) {
             match sockets.iter().find(|socket| socket.uid != owner) {

@@ -351,6 +351,7 @@ pub mod tests {
                 name: "openclaw".into(),
                 version: "2026.9.6".into(),
                 runtime: "node 24.21.0".into(),
+                config: None,
             },
             system: "this host's /usr".into(),
             mounts: vec!["/srv/data at /data, read-only".into()],

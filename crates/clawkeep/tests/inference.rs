@@ -39,6 +39,12 @@ fn set(installation: &Installation, url: &str, model: &str, key: Option<&str>) -
     run(installation, &args, key)
 }
 
+/// The same, whether it answers or not.
+fn force(installation: &Installation, url: &str, model: &str) -> (i32, String) {
+    let args = ["--provider", "custom", "--endpoint-url", url, "--model", model, "--force"];
+    run(installation, &[&["box", "inference", "set"], &args[..]].concat(), None)
+}
+
 fn get(installation: &Installation) -> serde_json::Value {
     let (status, text) = run(installation, &["inference", "get", "box", "--json"], None);
     assert_eq!(status, 0, "{text}");
@@ -110,9 +116,13 @@ fn another_model_is_set_and_all_else_stays() {
     assert!(!sealed.windows(ROTATED.len()).any(|window| window == ROTATED.as_bytes()));
     assert!(models_inside(&installation).contains("\"m1\""));
 
-    // One that does not answer is set all the same, and its predecessor's key is gone.
+    // One that does not answer takes nobody's place, but where the operator insists; then its predecessor's key is gone.
     let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
     let (status, text) = set(&installation, &dead, "m2", None);
+    assert!(status == 1 && text.contains("error[route-connect]: "), "{text}");
+    assert!(text.contains("; nothing was changed (--force") && text.contains("\n  next: "), "{text}");
+    assert_eq!((get(&installation), pid()), (wanted, before));
+    let (status, text) = force(&installation, &dead, "m2");
     assert_eq!(status, 0, "{text}");
     assert!(
         text.contains("\u{26a0} model") && text.contains("next: ") && !text.contains("answers"),
@@ -173,7 +183,7 @@ fn another_provider_answers_while_the_first_does_not() {
     );
 
     let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
-    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    assert_eq!(force(&installation, &dead, "m1").0, 0);
     let provider = FakeProvider::openai(&["m2"]);
     let custom = ["--provider", "custom", "--endpoint-url", &provider.url(), "--model", "m2"];
     let (status, text) = add(&custom, Some(KEY));
@@ -199,7 +209,7 @@ fn another_provider_answers_while_the_first_does_not() {
     assert_eq!(last(&provider), ("POST /v1/chat/completions".into(), KEY.to_owned()));
     let (_, text) = run(&installation, &["box", "status"], None);
     assert!(text.contains(&format!("else custom m2 at {}", provider.url())), "{text}");
-    assert!(text.contains("inference  1 turn, 1 error (connect)"), "{text}");
+    assert!(text.contains("inference  1 turn, ") && text.contains(", 1 error (connect)"), "{text}");
     assert!(!run(&installation, &["box", "status", "--json"], None).1.contains(KEY));
     assert_eq!(pid(), before, "nothing was restarted");
 
@@ -209,10 +219,10 @@ fn another_provider_answers_while_the_first_does_not() {
     assert!(models_inside(&installation).contains("\"m2\""));
     let key_file = installation.home.secrets().join("box/fallback-key-1");
     assert!(key_file.exists());
-    let (_, text) = set(&installation, &dead, "m3", None);
+    let (_, text) = force(&installation, &dead, "m3");
     assert!(text.contains("without the fall-backs of before (custom m2 at"), "{text}");
     assert!(!key_file.exists());
-    assert_eq!(set(&installation, &dead, "m1", None).0, 0);
+    assert_eq!(force(&installation, &dead, "m1").0, 0);
     assert_eq!(add(&custom, Some(KEY)).0, 0);
     let (status, text) = run(&installation, &["inference", "remove-fallbacks", "box"], None);
     assert_eq!((status, text), (0, format!("box: custom m1 at {dead}\n")));

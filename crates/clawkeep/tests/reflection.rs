@@ -269,9 +269,8 @@ fn a_secret_that_is_sent_back_is_in_no_record_and_no_output() {
         outputs.push((args.join(" "), text.clone()));
         text
     };
-    let set =
-        ["box", "inference", "set", "--provider", "custom", "--endpoint-url", &provider, "--model", "m"];
-    let told = run(&set);
+    let set = ["--provider", "custom", "--endpoint-url", &provider, "--model", "m", "--force"];
+    let told = run(&[&["box", "inference", "set"], &set[..]].concat());
     assert!(told.contains("no model for [redacted]"), "{told}");
     let told = run(&[
         "box",

@@ -163,13 +163,14 @@ impl Tty {
         Self { master: master.into(), slave, child, seen: String::new() }
     }
 
-    fn until(&mut self, what: &str) {
+    /// Everything up to this, and what came with it.
+    fn until(&mut self, what: &str) -> String {
         let mut block = [0_u8; 4096];
         while !self.seen.contains(what) {
             let read = self.master.read(&mut block).unwrap();
             self.seen += &String::from_utf8_lossy(&block[..read]);
         }
-        self.seen.clear();
+        std::mem::take(&mut self.seen)
     }
 
     fn send(&mut self, text: &str) {
@@ -206,6 +207,23 @@ fn a_shell_has_a_terminal_of_the_sandbox_and_ours_is_put_right() {
     signal(&tty.child, Signal::TERM);
     assert_eq!(tty.child.wait().unwrap().code(), Some(143));
     assert!(!tty.is_raw());
+}
+
+#[test]
+fn a_hidden_answer_is_not_shown_and_the_terminal_is_put_right_however_it_ends() {
+    let installation = Installation::new();
+    for (keys, status) in [("\u{3}", 130), ("\u{1c}", 131), ("\u{4}", 1), ("typed-4711\r", 0)] {
+        let mut tty = Tty::new(&installation, &["credentials", "add", "T", "--host", "a.example"]);
+        tty.until("(not shown)");
+        wait_until(LONG, "what is typed to be hidden", || tty.is_raw().then_some(()));
+        tty.send(keys);
+        if status == 0 {
+            let seen = tty.until("T is set");
+            assert!(!seen.contains("4711"), "{seen}");
+        }
+        assert_eq!(tty.child.wait().unwrap().code(), Some(status), "{keys:?}");
+        assert!(!tty.is_raw(), "{keys:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The environment variable that tells the inner run what it is.
@@ -20,6 +20,7 @@ pub struct Reexec {
     test: String,
     wrapper: Vec<String>,
     user: Option<u32>,
+    given: Option<PathBuf>,
     needs: &'static str,
 }
 
@@ -37,7 +38,13 @@ pub enum Outcome {
 impl Reexec {
     /// For the test of this full name, as the test binary lists it.
     pub fn of(test: &str) -> Self {
-        Self { test: test.to_owned(), wrapper: Vec::new(), user: None, needs: "to run itself again" }
+        Self {
+            test: test.to_owned(),
+            wrapper: Vec::new(),
+            user: None,
+            given: None,
+            needs: "to run itself again",
+        }
     }
 
     /// In a mount namespace of its own, with the right to mount (unshare(1)).
@@ -73,6 +80,13 @@ impl Reexec {
         self
     }
 
+    /// Hand this directory over to the other user: it is moved into the inner run's temporary directory, whole.
+    #[must_use]
+    pub fn given(mut self, directory: PathBuf) -> Self {
+        self.given = Some(directory);
+        self
+    }
+
     /// As an ordinary user, uid 1000, in a user namespace of its own whose limits it may set (unshare(1);
     /// `/proc/sys/user`, namespaces(7)).
     #[must_use]
@@ -85,13 +99,18 @@ impl Reexec {
         self
     }
 
+    /// Whether this is the inner run.
+    pub fn is_inside(&self) -> bool {
+        std::env::var(VARIABLE).is_ok_and(|inner| inner == self.test)
+    }
+
     /// Run the inner test, unless this is it.
     ///
     /// # Panics
     /// When the inner test fails.
     #[track_caller]
     pub fn run(&self) -> Outcome {
-        if std::env::var(VARIABLE).is_ok_and(|inner| inner == self.test) {
+        if self.is_inside() {
             return Outcome::Inside;
         }
         let scratch = self.user.map(Scratch::of);
@@ -101,6 +120,11 @@ impl Reexec {
         }) {
             eprintln!("SKIPPED: {} needs {}", self.test, self.needs);
             return Outcome::Skipped;
+        }
+        if let (Some(given), Some(Scratch(scratch)), Some(uid)) = (&self.given, &scratch, self.user) {
+            let to = scratch.join(given.file_name().expect("a directory with a name"));
+            std::fs::rename(given, &to).expect("hand over a directory");
+            own(&to, uid).expect("hand over a directory");
         }
         let inner = self.command(&self.test, scratch.as_ref()).and_then(|mut inner| inner.output());
         let output = inner.expect("run itself again");
@@ -128,6 +152,17 @@ impl Reexec {
         }
         Ok(command)
     }
+}
+
+/// Everything in this directory is this user's.
+fn own(path: &Path, uid: u32) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(uid))?;
+    if path.symlink_metadata()?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            own(&entry?.path(), uid)?;
+        }
+    }
+    Ok(())
 }
 
 /// A temporary directory of the other user, gone with the outer run.

@@ -61,7 +61,7 @@ pub enum Progress {
 /// Beside it, wherever the bundle is shown. OpenClaw takes `NODE_OPTIONS` from its tools; where it cannot do without
 /// (the lower tier), the launch names it a second time.
 const WRAPPER: &str = "#!/bin/sh\n\
-    export NODE_OPTIONS=\"${NODE_OPTIONS-$CLAWKEEP_NODE_OPTIONS}\"\n\
+    export NODE_OPTIONS=\"${NODE_OPTIONS:-$CLAWKEEP_NODE_OPTIONS}\"\n\
     here=\"${0%/*}\"\n\
     exec \"$here/node\" \"$here/../app/node_modules/openclaw/openclaw.mjs\" \"$@\"\n";
 

@@ -169,6 +169,11 @@ fn redact(text: &str) -> String {
             out.push_str(before);
             out.push_str("://");
             let end = after.find(['/', ' ', '"', '\'', '\n']).unwrap_or(after.len());
+            // A scheme behind a scheme is no host yet.
+            if after[..end].ends_with(':') && after[end..].starts_with("//") {
+                rest = after;
+                continue;
+            }
             let host = after[..end].rsplit_once('@').map_or(&after[..end], |(_, host)| host);
             out.push_str(host);
             rest = &after[end..];
@@ -217,6 +222,7 @@ mod tests {
         for secret in ["hunter2", "t0ken", "abc"] {
             assert!(!text.contains(secret), "{text}");
         }
+        assert_eq!(redact("://https://t0ken@host/"), "://https://host/");
         assert!(text.contains("https://host/x?a 'http://h'") && text.ends_with("npm error end"), "{text}");
     }
 

@@ -39,7 +39,8 @@ const RELEASE: Release = Release {
 const BODY: &str = r#"
 if [ "$KIND" = runtime ]; then
     mkdir -p node_modules/node-here/bin
-    printf '#!/bin/sh\necho v%s\n' "${NODE:-24.0.1}" > node_modules/node-here/bin/node
+    printf '#!/bin/sh\n[ $# = 1 ] && echo v%s || echo "$NODE_OPTIONS|$*"\n' "${NODE:-24.0.1}" \
+        > node_modules/node-here/bin/node
     chmod 755 node_modules/node-here/bin/node
     printf '{"packages": {"node_modules/node-here": {"version": "24.0.1", "integrity": "sha512-n"}}}' \
         > node_modules/.package-lock.json
@@ -168,6 +169,19 @@ fn a_bundle_is_installed_once_tamed_listed_and_found_again() {
     for pinned in bundle.pinned_files() {
         assert_eq!(clawkeep_plan::Digest::of(&fs::read(&pinned.path).unwrap()), pinned.digest);
     }
+
+    // Its command line, from wherever the bundle is shown; with the guards, also where its tools have none.
+    let wrapper = bundle.dir().join("bin/openclaw");
+    let said = |env: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(&wrapper);
+        command.args(["cron", "a b"]).env_clear().envs(env.iter().copied());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let words =
+        format!("{}/bin/../app/node_modules/openclaw/openclaw.mjs cron a b\n", bundle.dir().display());
+    assert_eq!(said(&[]), format!("|{words}"));
+    assert_eq!(said(&[("CLAWKEEP_NODE_OPTIONS", "--g")]), format!("--g|{words}"));
+    assert_eq!(said(&[("NODE_OPTIONS", "--n"), ("CLAWKEEP_NODE_OPTIONS", "--g")]), format!("--n|{words}"));
 
     // The second time nothing is run, and the result is the same.
     let mut steps = Vec::new();

@@ -174,6 +174,13 @@ pub(crate) const BESIDE: &[(&str, Beside)] = &[
     ),
     ("kernel-messages", Answers(LANDLOCKED_OR_NONE)),
     // Rights.
+    (
+        "bounding-set",
+        UnwalledOfOnesOwn(
+            &["as-it-should-be"],
+            "without namespaces an ordinary user cannot empty the bounding set; no exec gives rights all the same",
+        ),
+    ),
     ("groups", UnwalledOfOnesOwn(&["none"], SHARED_USER)),
     (
         "setuid-mounts",

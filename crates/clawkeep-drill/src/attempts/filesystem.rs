@@ -395,18 +395,6 @@ pub const ATTEMPTS: &[Attempt] = &[
         PROC,
         NOT_WRITABLE
     ),
-    files(
-        "set-immutable",
-        "the system's file, so that nobody can change it",
-        READABLE,
-        &[native(
-            calls!(
-                SYS_openat(HERE, SYSTEM_FILE, Int(READ), NOTHING);
-                SYS_ioctl(Result(0), Int(0x4008_6602), Bytes(&[0x10, 0, 0, 0, 0, 0, 0, 0]))
-            ),
-            &["EROFS", "EPERM", "EACCES", "ENOTTY", "EOPNOTSUPP"],
-        )],
-    ),
     host!("shadow", "the host's password hashes", "/etc/shadow", ABSENT),
     host!("root-home", "root's files", "/root/.bashrc", &["ENOENT", "EACCES"]),
     host!("host-state", "the package database of the host", "/var/lib/dpkg/status", ABSENT),

@@ -101,6 +101,15 @@ pub const PROGRAM_OPTIONS: [i32; 4] = [
     libc::SO_ATTACH_REUSEPORT_EBPF,
 ];
 
+/// Options by which a TCP or UDP socket becomes part of another protocol, whose code is the kernel's and has a record:
+/// upper layers (TLS, SMC, ESP-in-TCP: CVE-2023-0461, CVE-2026-46300), ESP-in-UDP (CVE-2026-43284). OpenSSL and nginx,
+/// who may ask for TLS in the kernel, do without.
+pub const LAYER_OPTIONS: [(i32, i32); 2] =
+    [(libc::IPPROTO_TCP, libc::TCP_ULP), (libc::IPPROTO_UDP, UDP_ENCAP)];
+
+/// udp(7) leaves it to the kernel's uapi/linux/udp.h.
+const UDP_ENCAP: i32 = 100;
+
 /// Of the terminal calls (type `T`) those that reach others or load kernel code: typing into the terminal of
 /// whoever looks on, pasting into a console, taking the console's output, hanging up, setting up a serial port,
 /// and changing the line discipline (which loads modules with a record of holes).
@@ -243,10 +252,14 @@ fn in_namespaces(netlink: NetlinkRule) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_socketpair, one_of(0, [bits(libc::AF_UNIX)])?);
     let mut harmless = vec![(1, Dword, Eq, bits(libc::SOL_SOCKET))];
     harmless.extend(PROGRAM_OPTIONS.map(|option| (2, Dword, Ne, bits(option))));
-    rules.insert(
-        libc::SYS_setsockopt,
-        vec![when(&[(1, Dword, Ne, bits(libc::SOL_SOCKET))])?, when(&harmless)?],
-    );
+    let mut other_level = vec![(1, Dword, Ne, bits(libc::SOL_SOCKET))];
+    let mut setsockopt = vec![when(&harmless)?];
+    for (level, option) in LAYER_OPTIONS {
+        other_level.push((1, Dword, Ne, bits(level)));
+        setsockopt.push(when(&[(1, Dword, Eq, bits(level)), (2, Dword, Ne, bits(option))])?);
+    }
+    setsockopt.push(when(&other_level)?);
+    rules.insert(libc::SYS_setsockopt, setsockopt);
 
     // Its own limits: init's are out of reach, where it has the agent's uid (glibc asks for its own with 0). That
     // for core dumps can be read only; see `pretended`.

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use clawkeep_plan::NetlinkRule;
 
 use super::arguments::{
-    BY_ARGUMENTS, IOCTLS, MAKES, NAMESPACE_FLAGS, OPENS, PRCTLS, PROGRAM_OPTIONS, SETS_MODE, TERMINAL_REFUSED,
+    BY_ARGUMENTS, IOCTLS, LAYER_OPTIONS, MAKES, NAMESPACE_FLAGS, OPENS, PRCTLS, PROGRAM_OPTIONS, SETS_MODE,
+    TERMINAL_REFUSED,
 };
 use super::beside::{ABOUT_A_KIND, ABOUT_A_PID, SENDS, TCP_REFUSED};
 use super::machine::{Made, run};
@@ -113,7 +114,9 @@ fn wanted_inside(netlink: NetlinkRule, number: u32, arguments: [u64; 6]) -> Fate
         libc::SYS_socketpair => allowed_if(first == low(libc::AF_UNIX)),
         libc::SYS_setsockopt => {
             let loads = PROGRAM_OPTIONS.iter().any(|option| low(*option) == third);
-            allowed_if(second != low(libc::SOL_SOCKET) || !loads)
+            let layers =
+                LAYER_OPTIONS.iter().any(|(level, option)| (low(*level), low(*option)) == (second, third));
+            allowed_if(!layers && (second != low(libc::SOL_SOCKET) || !loads))
         }
         libc::SYS_personality => allowed_if(first == 0 || first == u32::MAX),
         libc::SYS_ioctl => {
@@ -166,6 +169,7 @@ fn an_argument() -> impl Strategy<Value = u64> {
                     .iter()
                     .chain(&PROGRAM_OPTIONS)
                     .chain(&TCP_REFUSED)
+                    .chain(LAYER_OPTIONS.iter().flat_map(|(level, option)| [level, option]))
                     .map(|value| u64::from(value.cast_unsigned())),
             )
             .collect::<Vec<_>>(),

@@ -25,7 +25,7 @@ enum Action {
     /// Show provider, model and endpoint
     Get(Get),
     /// Set another provider and model; the sandbox and its files stay
-    Set(Set),
+    Set(SetOptions),
     /// Add another provider, asked when those before it give no answer; nothing restarts
     AddFallback(Set),
     /// Ask nobody but the provider that is set
@@ -62,6 +62,15 @@ struct Set {
     /// The provider's base URL, if not its usual one
     #[arg(long, value_name = "URL")]
     endpoint_url: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct SetOptions {
+    #[command(flatten)]
+    route: Set,
+    /// Set it though its provider does not answer
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -174,12 +183,12 @@ fn remove_fallbacks(host: &Host, options: &Get) -> Outcome {
     }
 }
 
-fn set(host: &Host, options: &Set) -> Outcome {
+fn set(host: &Host, SetOptions { route: options, force }: &SetOptions) -> Outcome {
     let route = choice(host, options, "set")?;
     let SandboxStatus { name, route: before, .. } = sandbox(host, options.which.name.as_ref())?;
     let mut report = Report::new(output::is_terminal(), host.env.exact("NO_COLOR").is_none());
     report.begin("model", "asking the provider one question");
-    let answer = host.ask(&Request::SetRoute { name: name.clone(), route }, |_| ());
+    let answer = host.ask(&Request::SetRoute { name: name.clone(), route, force: *force }, |_| ());
     let answer = answer.inspect_err(|problem| report.fail("model", &problem.failure.message, None))?;
     let Value::RouteSet { sandbox: found, restarts, warning } = answer else { return Err(unexpected()) };
     let what = view::model(&found.route);

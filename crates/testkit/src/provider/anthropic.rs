@@ -32,7 +32,7 @@ pub(super) fn error(refusal: &Refusal) -> Value {
 }
 
 pub(super) fn count(body: &Value) -> Value {
-    json!({"input_tokens": body.to_string().split_whitespace().count()})
+    json!({"input_tokens": body.to_string().len().div_ceil(4)})
 }
 
 fn event(data: &Value) -> String {

@@ -95,7 +95,7 @@ impl Answer {
         Self::of(Content::Silence)
     }
 
-    /// With these tokens in and out; without, a word is one.
+    /// With these tokens in and out; without, four bytes are one.
     #[must_use]
     pub fn costing(mut self, input: u64, output: u64) -> Self {
         self.usage = Some((input, output));

@@ -228,15 +228,15 @@ pub(super) fn shreds(arguments: &Value) -> Vec<String> {
     text.chunks(7).map(|piece| piece.iter().collect()).collect()
 }
 
-/// Tokens in and out: as the script says, else a word is one.
+/// Tokens in and out: as the script says, else four bytes are one.
 pub(super) fn usage(body: &Value, answer: &Answer) -> (u64, u64) {
     answer.usage.unwrap_or_else(|| {
-        let words = |text: &str| text.split_whitespace().count().max(1) as u64;
+        let tokens = |text: &str| (text.len() as u64).div_ceil(4);
         let said = match &answer.content {
-            Content::Text(text) => words(text),
-            Content::Tool { arguments, .. } => words(&arguments.to_string()),
+            Content::Text(text) => tokens(text),
+            Content::Tool { arguments, .. } => tokens(&arguments.to_string()),
             _ => 0,
         };
-        (words(&body.to_string()), said)
+        (tokens(&body.to_string()), said)
     })
 }

@@ -84,8 +84,9 @@ impl<'a> Inside<'a> {
 
 /// In the lower tier everything is at its place on the host.
 fn places(home: &Home, found: &SandboxStatus) -> Places {
+    let config = found.agent.config.clone();
     if found.tier == Tier::Namespaces {
-        return Places::default();
+        return Places { config, ..Places::default() };
     }
     let dirs = home.sandbox(&found.name);
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
@@ -95,6 +96,7 @@ fn places(home: &Home, found: &SandboxStatus) -> Places {
         guards: text(Package::place(&home.guards())),
         trust: text(dirs.ca().join(BUNDLE)),
         control: text(dirs.run().join(SOCKET)),
+        config: config.and_then(|path| Some(text(dirs.home().join(path.strip_prefix("/sandbox/")?)))),
     }
 }
 
