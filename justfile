@@ -42,6 +42,10 @@ model port="8081":
 reboot-test *ARGS:
     scripts/reboot-test {{ARGS}}
 
+# Ubuntu's refusal of user namespaces, and the way out that doctor names, in a virtual machine with Ubuntu's kernel.
+apparmor-test *ARGS:
+    scripts/apparmor-test {{ARGS}}
+
 # Attack sandboxes from inside, before and after a recovery: with the fake gateway as root, as a user and in the lower
 # tier, and with the real OpenClaw.
 drill:

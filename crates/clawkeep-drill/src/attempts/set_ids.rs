@@ -43,13 +43,13 @@ pub const ATTEMPTS: &[Attempt] = &[
             nameless!(SYS_fchmod(Result(0), Int(0o4755))),
             script(
                 Shell,
-                "cp /bin/true /tmp/.clawkeep-drill && trap 'rm -f /tmp/.clawkeep-drill' EXIT && chmod u+s /tmp/.clawkeep-drill",
+                "cp /bin/true \"$TMP/.clawkeep-drill\" && trap 'rm -f \"$TMP/.clawkeep-drill\"' EXIT && chmod u+s \"$TMP/.clawkeep-drill\"",
                 REFUSED,
             ),
-            script(Python, "os.chmod(os.open('/tmp', os.O_TMPFILE | os.O_WRONLY, 0o700), 0o4755)", REFUSED),
+            script(Python, "os.chmod(os.open(TMP, os.O_TMPFILE | os.O_WRONLY, 0o700), 0o4755)", REFUSED),
             script(
                 Node,
-                "[fs.openSync('/tmp/.clawkeep-drill', 'wx', 0o4755), fs.unlinkSync('/tmp/.clawkeep-drill')]",
+                "[fs.openSync(TMP + '/.clawkeep-drill', 'wx', 0o4755), fs.unlinkSync(TMP + '/.clawkeep-drill')]",
                 REFUSED,
             ),
         ],
@@ -77,7 +77,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "the same in the mode of a new file",
         &[
             native(calls!(SYS_openat(HERE, Text("/tmp"), Int(NAMELESS), Int(0o4755))), REFUSED),
-            script(Python, "os.open('/tmp', os.O_TMPFILE | os.O_WRONLY, 0o4755)", REFUSED),
+            script(Python, "os.open(TMP, os.O_TMPFILE | os.O_WRONLY, 0o4755)", REFUSED),
         ],
     ),
     attempt(
