@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::identity::Listener;
+
 /// A type and a flag of messages, a family, a protocol and a state of sockets (linux/sock_diag.h, linux/netlink.h,
 /// net/tcp_states.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -35,9 +37,9 @@ impl Listening {
         Ok(Self(Mutex::new((socket, 0))))
     }
 
-    /// The inode of a TCP socket that a connection to this port of 127.0.0.1 would come to. `None` where there is
-    /// none, or where it cannot be told.
-    pub fn find(&self, port: u16) -> Option<u64> {
+    /// The TCP socket that a connection to this port of 127.0.0.1 would come to. `None` where there is none, or where
+    /// it cannot be told.
+    pub fn find(&self, port: u16) -> Option<Listener> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asked.1 = asked.1.wrapping_add(1);
         let (socket, sequence) = &*asked;
@@ -75,14 +77,15 @@ fn request(sequence: u32, port: u16) -> [u8; HEADER + REQUEST] {
     bytes
 }
 
-fn answer(bytes: &[u8], port: u16) -> Option<u64> {
+fn answer(bytes: &[u8], port: u16) -> Option<Listener> {
     let (header, found) = bytes.split_at_checked(HEADER)?;
     let kind = u16::from_ne_bytes([header[4], header[5]]);
     if kind != SOCK_DIAG_BY_FAMILY || found.len() < ANSWER {
         return None;
     }
     let listens = found[1] == LISTEN && [found[4], found[5]] == port.to_be_bytes();
-    number(found, 68).filter(|inode| listens && *inode != 0).map(u64::from)
+    let inode = number(found, 68).filter(|inode| listens && *inode != 0)?;
+    Some(Listener { inode: inode.into(), uid: number(found, 64)? })
 }
 
 /// The 32 bits at this place.

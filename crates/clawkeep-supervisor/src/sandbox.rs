@@ -437,7 +437,7 @@ impl Sandbox {
         // Nearly always; else everybody who listens there is looked at.
         let answers = self.listening.find(port);
         if answers.is_some_and(|socket| identity::holds(proc, gateway, &[socket]) == Some(true)) {
-            return true;
+            return Holder::Gateway;
         }
         let sockets = identity::listeners(proc, gateway, port);
         if let Some(owner) = door::owner(&self.spec) {
