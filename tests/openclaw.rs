@@ -89,6 +89,25 @@ fn kill_everything_after(installation: &Installation, status: &SandboxStatus, sc
     }
 }
 
+/// Every wall around the real one, before and after it was killed, stopped and given a configuration that is none.
+/// Not in the fast path: `just drill`.
+#[test]
+#[ignore = "minutes"]
+fn the_real_one_holds_in_a_drill() {
+    let installation = Installation::new();
+    onboard(&installation, &[]);
+    let output = installation.clawkeep(&["my-assistant", "drill", "--json"]);
+    let card: clawkeep_drill::Scorecard = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let failed: Vec<_> = card.attempts.iter().filter(|attempt| attempt.outcome.fails()).collect();
+    assert!(failed.is_empty() && card.recovered && output.status.success(), "{failed:#?}");
+    let missed = card.attempts.iter().filter(|it| it.outcome == clawkeep_drill::Outcome::NotRun);
+    // Its limit is most of this machine's memory.
+    assert_eq!(missed.map(|attempt| attempt.id.as_str()).collect::<Vec<_>>(), ["eat-memory"]);
+    assert_guarded(&installation.status("my-assistant"));
+    serves(&installation);
+}
+
 #[test]
 fn the_founding_report_ends_here() {
     let installation = Installation::new();

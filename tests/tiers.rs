@@ -71,6 +71,10 @@ fn lives(installation: &Installation) {
     let level = before.level.as_ref().unwrap();
     assert_eq!((before.tier, level.tier), (Tier::Landlock, Tier::Landlock));
     assert!(level.no_new_privs && level.caps.effective == 0 && level.landlock.handled.net == 3, "{level:?}");
+    // Its route is proven by the way of its own: its proxy serves nobody else.
+    wait_until(LONG, "the route to be proven", || {
+        installation.status("box").proof.filter(|proof| proof.state == "proven" && proof.took_ms.is_some())
+    });
     let critical = before.guards.iter().filter(|guard| guard.critical);
     assert!(critical.clone().count() == 2 && critical.clone().all(|guard| guard.state == "verified"));
     for command in [&["box", "status"][..], &["list"], &["status"]] {

@@ -49,6 +49,11 @@ pub enum Request {
         /// The question.
         message: String,
     },
+    /// Prove the route now, by the way that the agent's requests take. [`Value::Sandbox`] with what came of it.
+    Prove {
+        /// Which.
+        name: SandboxName,
+    },
     /// Ask the provider itself one question, from outside: [`Value::Text`] on success; the failure says what
     /// is wrong with the route and what to do next.
     CheckRoute {
@@ -505,9 +510,12 @@ pub struct SandboxStatus {
     /// What else may leave it.
     #[serde(default)]
     pub egress: EgressStatus,
-    /// What passed over it since this daemon serves it.
+    /// What passed over it so far.
     #[serde(default)]
     pub inference: Option<Seen>,
+    /// The last proof that it leads to the model, from inside; `None` where there was none yet.
+    #[serde(default)]
+    pub proof: Option<RouteProof>,
     /// Port on the host's loopback.
     pub dashboard_port: Option<u16>,
     /// The page to open, with its token.
@@ -629,6 +637,30 @@ pub struct RouteStatus {
     /// Who is asked when it gives no answer, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fallbacks: Vec<RouteStatus>,
+}
+
+/// The last proof of a route, or the last attempt at one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteProof {
+    /// `proven` or `failing`.
+    pub state: String,
+    /// When, RFC 3339, UTC.
+    pub at: String,
+    /// How long that is ago, in milliseconds.
+    pub age_ms: u64,
+    /// Since when it has been in this state.
+    pub since: String,
+    /// How long it took, in milliseconds; `None` where an answer to the agent itself is the proof.
+    pub took_ms: Option<u64>,
+    /// Where it fails: `sandbox`, `proxy`, `trust` (programs inside do not trust who answers), `provider`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// How.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A wait for a person.

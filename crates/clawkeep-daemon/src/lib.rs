@@ -25,6 +25,7 @@ mod metrics;
 mod mounts;
 mod ocsf;
 mod policy;
+mod proof;
 mod rebuild;
 mod redaction;
 mod refused;

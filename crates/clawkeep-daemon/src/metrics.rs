@@ -5,7 +5,7 @@ mod listen;
 
 use std::collections::BTreeMap;
 
-use clawkeep_inference::{BreakerState, Counted, Histogram};
+use clawkeep_inference::{BreakerState, Counted};
 
 use crate::api::SandboxStatus;
 use crate::server::Daemon;
@@ -166,6 +166,20 @@ fn routes(page: &mut Page, all: &[Facts]) {
             }
         }
     }
+    let proven = |facts: &Facts| facts.status.proof.clone();
+    let mut family = page.family(
+        "clawkeep_inference_route_proven",
+        Kind::Gauge,
+        "Whether the last proof from inside the sandbox came through to the provider.",
+    );
+    for (facts, proof) in all.iter().filter_map(|facts| Some((facts, proven(facts)?))) {
+        family.sample(&[("sandbox", &facts.name)], u8::from(proof.state == "proven"));
+    }
+    let mut family =
+        page.family("clawkeep_inference_route_proof_age_seconds", Kind::Gauge, "How long ago that was.");
+    for (facts, proof) in all.iter().filter_map(|facts| Some((facts, proven(facts)?))) {
+        family.sample(&[("sandbox", &facts.name)], proof.age_ms as f64 / 1e3);
+    }
     let mut family =
         page.family("clawkeep_inference_turns_total", Kind::Counter, "Answers of the model that came whole.");
     for (sandbox, model, counted) in models(all) {
@@ -191,21 +205,21 @@ fn routes(page: &mut Page, all: &[Facts]) {
             family.sample(&[("sandbox", sandbox), ("model", model), ("cause", cause)], count);
         }
     }
-    let histograms: [(_, _, fn(&Counted) -> &Histogram); 2] = [
-        (
-            "clawkeep_inference_first_token_seconds",
-            "From the request to the first piece of a stream.",
-            |counted| &counted.first_token,
-        ),
-        ("clawkeep_inference_between_tokens_seconds", "Between the events of a stream.", |counted| {
-            &counted.between_tokens
-        }),
-    ];
-    for (name, help, histogram) in histograms {
-        let mut family = page.family(name, Kind::Histogram, help);
-        for (sandbox, model, counted) in models(all) {
-            family.histogram(&[("sandbox", sandbox), ("model", model)], histogram(counted));
-        }
+    let mut family = page.family(
+        "clawkeep_inference_first_token_seconds",
+        Kind::Histogram,
+        "From the request to the first piece of a stream.",
+    );
+    for (sandbox, model, counted) in models(all) {
+        family.histogram(&[("sandbox", sandbox), ("model", model)], &counted.first_token);
+    }
+    let mut family = page.family(
+        "clawkeep_inference_between_tokens_seconds",
+        Kind::Histogram,
+        "Between the events of a stream.",
+    );
+    for (sandbox, model, counted) in models(all) {
+        family.histogram(&[("sandbox", sandbox), ("model", model)], &counted.between_tokens);
     }
 }
 

@@ -129,6 +129,9 @@ fn sandbox(redactor: &Redactor, status: &mut SandboxStatus) {
         return;
     }
     status.held.iter_mut().for_each(|held| clean(redactor, &mut held.reason));
+    if let Some(proof) = &mut status.proof {
+        [&mut proof.what, &mut proof.next].into_iter().flatten().for_each(|text| clean(redactor, text));
+    }
     status.last_incident.iter_mut().for_each(|incident| clean(redactor, &mut incident.what));
 }
 

@@ -1,11 +1,13 @@
 //! One sandbox in the daemon: its supervisor's task, its proxy, its forward.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clawkeep_egress::{Authority, Budget};
+use clawkeep_guards::CA_BUNDLE;
 use clawkeep_image::Depth;
 use clawkeep_inference::LiveService;
 use clawkeep_plan::{Digest, Tier};
@@ -25,10 +27,12 @@ use crate::enforce::Enforced;
 use crate::forward;
 use crate::mend::Mender;
 use crate::policy::Setting;
+use crate::proof::Prover;
 use crate::refused::Refused;
 use crate::say::say;
 use crate::server::Daemon;
 use crate::serving::{Beside, Served};
+use crate::status::rfc3339;
 use crate::system::whole_image;
 use crate::vault::{SandboxSecrets, Vault};
 use crate::witness::Witness;
@@ -45,6 +49,8 @@ pub struct Running {
     pub client: watch::Receiver<Option<InitClient>>,
     /// The route behind `inference.local`.
     pub inference: LiveService,
+    /// Proves that the route leads to the model.
+    pub prover: Arc<Prover>,
     /// What else may leave it.
     pub policy: Enforced,
     tasks: Vec<JoinHandle<()>>,
@@ -66,6 +72,23 @@ impl Running {
         let (wishes, wished) = mpsc::unbounded_channel();
         let (tell, status) = watch::channel(initial_snapshot(launches));
         let (tell_client, client) = watch::channel(None);
+        let (tell_root, root) = watch::channel(None);
+        let beside = (config.isolation.tier == Tier::Landlock)
+            .then(|| Beside { port: config.proxy_port(), uid: blueprint.spec.agent().0 });
+        let lower = beside.is_some();
+        let prover = Arc::new(Prover {
+            name: record.name.clone(),
+            client: client.clone(),
+            root,
+            status: status.clone(),
+            inference: inference.clone(),
+            journal: Arc::clone(&daemon.journal),
+            port: config.proxy_port(),
+            uid: beside.map(|beside| beside.uid).filter(|_| rustix::process::geteuid().is_root()),
+            bundle: blueprint.spec.on_the_host(CA_BUNDLE).filter(|_| lower),
+            proof: watch::Sender::new(None),
+        });
+        listen_to_route(&inference, record, &daemon.journal);
         let hooks = Around {
             record: record.clone(),
             journal: Arc::clone(&daemon.journal),
@@ -74,9 +97,9 @@ impl Running {
             authority,
             inference: inference.clone(),
             client: tell_client,
+            root: tell_root,
             listeners: config.listeners(),
-            beside: (config.isolation.tier == Tier::Landlock)
-                .then(|| Beside { port: config.proxy_port(), uid: blueprint.spec.agent().0 }),
+            beside,
             proxy: Mutex::new(None),
             policy: policy.clone(),
             vault: Arc::clone(&daemon.vault),
@@ -95,6 +118,7 @@ impl Running {
         let door = Door::of(&blueprint);
         let mut tasks = vec![tokio::spawn(supervise(blueprint, launches, wished, tell, hooks))];
         tasks.push(tokio::spawn(policy.clone().expire()));
+        tasks.push(tokio::spawn(Arc::clone(&prover).keep()));
         if let (Some(port), Some(door)) = (record.dashboard_port, door) {
             tasks.push(tokio::spawn(forward::serve(port, dashboard, door, client.clone())));
         }
@@ -105,6 +129,7 @@ impl Running {
             blueprint: told_blueprint,
             client,
             inference,
+            prover,
             policy,
             tasks,
         })
@@ -157,6 +182,25 @@ impl Drop for Running {
     }
 }
 
+/// What becomes of the route is written down as it is told, which is seldom.
+fn listen_to_route(inference: &LiveService, record: &SandboxRecord, journal: &Arc<JournalWriter>) {
+    let (name, journal) = (record.name.clone(), Arc::clone(journal));
+    inference.current().meter().on_news(move |news| {
+        say(format_args!("{} {name}: {}: {}", rfc3339(unix_ms()), news.kind, news.text));
+        // Such a step names no sandbox.
+        let next = news.next.map(|next| next.replace("NAME", name.as_str()));
+        journal.record(Entry {
+            at_ms: unix_ms(),
+            sandbox: Some(name.clone()),
+            kind: news.kind.into(),
+            cause: news.text,
+            data: serde_json::json!({
+                "provider": news.provider, "model": news.model, "cause": news.cause, "next": next,
+            }),
+        });
+    });
+}
+
 /// What the journal and the registry know: the number of the last launch, so that numbers go on over everything,
 /// and the policy with what it refused.
 fn remembered(store: &Store, record: &SandboxRecord) -> (u64, Enforced) {
@@ -180,6 +224,7 @@ struct Around {
     authority: Authority,
     inference: LiveService,
     client: watch::Sender<Option<InitClient>>,
+    root: watch::Sender<Option<Arc<OwnedFd>>>,
     /// The ports inside that are served.
     listeners: Vec<u16>,
     beside: Option<Beside>,
@@ -227,6 +272,8 @@ impl Around {
 
 impl Hooks for Around {
     fn up(&self, client: InitClient, inside: Inside) -> Vec<u16> {
+        // What cannot be looked at from outside is told by the next proof.
+        self.root.send_replace(inside.root.try_clone().ok().map(Arc::new));
         let served = match self.serve(inside) {
             Ok(task) => {
                 if let Some(old) = self.proxy().replace(task) {
@@ -245,6 +292,7 @@ impl Hooks for Around {
 
     fn down(&self) {
         self.client.send_replace(None);
+        self.root.send_replace(None);
         if let Some(task) = self.proxy().take() {
             task.abort();
         }

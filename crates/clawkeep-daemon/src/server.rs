@@ -28,7 +28,7 @@ use crate::system::sweep_images;
 use crate::tally::Tally;
 use crate::vault::Vault;
 use crate::wire::Asker;
-use crate::{create, credentials, fallback, policy, rebuild, route, turn};
+use crate::{create, credentials, fallback, policy, proof, rebuild, route, turn};
 
 /// How long a stop may take before it is reported as stuck (it goes on).
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -344,6 +344,10 @@ impl Daemon {
             Request::Turn { name, message } => {
                 let running = self.running(&name)?;
                 turn::ask(&self.home, &running, &message).await.map(Value::Text)
+            }
+            Request::Prove { name } => {
+                proof::now(&self.running(&name)?.prover).await?;
+                self.sandbox(&name)
             }
             Request::CheckRoute { name } => self.check_route(&name).await,
             Request::SetRoute { name, route: choice, force } => {

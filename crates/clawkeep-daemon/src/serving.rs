@@ -38,7 +38,7 @@ pub struct Served<'a> {
 impl Served<'_> {
     /// Serve until the task is aborted: everything that a sandbox of its tier has, or nothing: the error says why.
     pub fn serve(self, inside: Inside, events: mpsc::Sender<Event>) -> Result<JoinHandle<()>, String> {
-        let Inside { mut listeners, mut datagrams, diagnostics, proc } = inside;
+        let Inside { mut listeners, mut datagrams, diagnostics, proc, root: _ } = inside;
         let Self { name, authority, inference, policy, verdicts, secrets, beside } = self;
         let proxy = |policy, callers, events| {
             Proxy::new(authority, inference, policy, callers, events)

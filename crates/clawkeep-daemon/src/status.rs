@@ -148,6 +148,7 @@ pub fn status(home: &Home, record: &SandboxRecord, running: Result<&Running, Fai
             route_status,
         ),
         inference: running.as_ref().ok().map(|running| running.inference.current().seen()),
+        proof: running.as_ref().ok().and_then(|running| running.prover.told()),
         egress: EgressStatus {
             port: config.as_ref().map(Config::proxy_port),
             ..running.as_ref().map_or_else(|_| Default::default(), |running| running.policy.status())

@@ -168,9 +168,16 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn end(mut self, outcome: Outcome) {
+    /// Gives for how long the route is not asked, if it is from now on and was before.
+    pub(crate) fn end(mut self, outcome: Outcome) -> Option<Duration> {
         self.probe = None;
-        self.breaker.lock().tell(outcome, Instant::now());
+        let (mut breaker, now) = (self.breaker.lock(), Instant::now());
+        let was_asked = breaker.state() == BreakerState::Closed;
+        breaker.tell(outcome, now);
+        match breaker.state {
+            State::Open { until, .. } if was_asked => Some(until.saturating_duration_since(now)),
+            _ => None,
+        }
     }
 }
 

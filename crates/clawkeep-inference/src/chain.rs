@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::body::{Answer, BoxBody, BoxError, Held, Limited, Stalled, full, hold};
-use crate::breaker::{Outcome, Permit, Shared};
+use crate::body::{Answer, BoxBody, BoxError, Held, Limited, Stalled, empty, full, hold};
+use crate::breaker::{Attempt, Outcome, Permit, Shared};
 use crate::edit::{edit, model_of};
 use crate::forward::{Upstream, clean_answer_headers, safe_query, safe_request_headers, unreachable_reply};
 use crate::limit::Limiter;
@@ -23,7 +23,8 @@ use crate::problem::RouteProblem;
 use crate::reply::{error_reply, too_large};
 use crate::route::{Route, RouteError};
 use crate::service::{Call, Timeouts};
-use crate::{MAX_FORWARDED_BODY, MAX_HELD_BODY, Secret};
+use crate::watch::{News, Watch, Well};
+use crate::{MAX_FORWARDED_BODY, MAX_HELD_BODY, PROOF_HEADER, Secret};
 
 /// The routes of a sandbox, in the order in which they are asked.
 pub(crate) struct Chain {
@@ -36,6 +37,7 @@ struct Leg {
     provider: &'static str,
     model: String,
     breaker: Shared,
+    watch: Arc<Watch>,
 }
 
 /// A request that has its place, and whose body is there. Until then it belongs to no route: one that waited must not
@@ -115,6 +117,7 @@ impl Chain {
                 provider: route.provider.name(),
                 model: route.model.clone(),
                 breaker: Shared::default(),
+                watch: Arc::new(Watch::new(route.provider.name(), route.model.clone())),
             })
         });
         Ok(Self { legs: legs.collect::<Result<_, _>>()?, timeouts })
@@ -127,12 +130,43 @@ impl Chain {
 
     /// Each route, and whether it is asked.
     pub(crate) fn seen(&self) -> Vec<RouteSeen> {
-        let seen = |leg: &Leg| RouteSeen {
-            provider: leg.provider.to_owned(),
-            model: leg.model.clone(),
-            breaker: leg.breaker.lock().state(),
+        let seen = |leg: &Leg| {
+            let (answered_ms, failing) = leg.watch.seen();
+            let breaker = leg.breaker.lock().state();
+            let (provider, model) = (leg.provider.to_owned(), leg.model.clone());
+            RouteSeen { provider, model, breaker, answered_ms, failing }
         };
         self.legs.iter().map(seen).collect()
+    }
+
+    /// Ask each route of which nothing newer is known for its list of models, which costs nothing. Who wants to be left
+    /// alone is.
+    pub(crate) async fn look(&self, older_than: Duration, meter: &Meter) {
+        for leg in self.legs.iter().filter(|leg| !leg.watch.is_fresh(older_than)) {
+            let permit = leg.breaker.lock().ask(Instant::now());
+            if matches!(permit, Permit::No(_)) {
+                continue;
+            }
+            let attempt = leg.breaker.begin(permit);
+            let path = Call::Models.path();
+            let asked =
+                leg.upstream.send(Method::GET, path, HeaderMap::new(), empty(), None, self.timeouts.list);
+            match asked.await {
+                Ok(response) => {
+                    let status = response.status();
+                    leg.told(status, meter.news());
+                    if !says_unwell(status) && !matches!(status.as_u16(), 401 | 403) {
+                        leg.watch.well(Well::Whole, meter.news());
+                    }
+                    let outcome = if says_unwell(status) { Outcome::Failed } else { Outcome::Answered };
+                    leg.ended(attempt, outcome, meter.news());
+                }
+                Err(problem) => {
+                    leg.watch.failed(problem.class(), &problem, false, meter.news());
+                    leg.ended(attempt, Outcome::Failed, meter.news());
+                }
+            }
+        }
     }
 
     /// Pass on a request from inside, and the answer of the first route that has one.
@@ -143,6 +177,8 @@ impl Chain {
         Admitted { place, held, exceeded }: Admitted,
         meter: &Meter,
     ) -> Response<BoxBody> {
+        let uncounted = is_proof(parts, meter).then(|| meter.uncounted());
+        let meter = uncounted.as_ref().unwrap_or(meter);
         let path = match parts.uri.query().and_then(safe_query) {
             Some(query) => format!("{}?{query}", call.path()),
             None => call.path().to_owned(),
@@ -158,9 +194,14 @@ impl Chain {
                 if !status.is_success() && !says_unwell(status) {
                     meter.failed(model, &status_cause(status));
                 }
+                meter.answered();
+                let costs = !matches!(call, Call::Models | Call::CountTokens);
+                if status.is_success() && !costs {
+                    leg.watch.well(Well::Whole, meter.news());
+                }
                 deliver(response, place, |content_type| {
-                    let costs = !matches!(call, Call::Models | Call::CountTokens);
-                    costs.then(|| Turn::new(meter.clone(), model.to_owned(), content_type, begun))
+                    let route = (Arc::clone(&leg.watch), leg.upstream.address());
+                    costs.then(|| Turn::new(meter.clone(), route, model.to_owned(), content_type, begun))
                 })
             }
             Err(_) if exceeded.load(Ordering::Relaxed) => too_large(MAX_FORWARDED_BODY),
@@ -198,7 +239,7 @@ impl Chain {
             let put = (!self.is_first(leg)).then_some(leg.model.as_str());
             let replay = whole.as_ref().map(|(body, _)| edit(body, asked.call, asked.named.as_deref(), put));
             let Some(body) = replay.clone().map(full).or_else(|| stream.take()) else { break };
-            match self.ask(leg, permit, asked, body, replay.as_ref()).await {
+            match self.ask(leg, permit, asked, body, replay.as_ref(), meter.news()).await {
                 Ok(response) => return Ok((leg, response)),
                 Err(unwell) => {
                     meter.failed(asked.label(leg, self.is_first(leg)), &unwell.cause());
@@ -227,6 +268,7 @@ impl Chain {
         asked: &Asked<'_>,
         body: BoxBody,
         replay: Option<&Bytes>,
+        news: &News,
     ) -> Result<Response<Answer>, Unwell> {
         let attempt = leg.breaker.begin(permit);
         let (method, headers) = (asked.parts.method.clone(), asked.headers.clone());
@@ -234,15 +276,18 @@ impl Chain {
         match sent {
             Ok(response) => {
                 let unwell = says_unwell(response.status());
-                attempt.end(match retry_after(response.headers()) {
+                let outcome = match retry_after(response.headers()) {
                     Some(wait) if unwell => Outcome::ToldToWait(wait),
                     _ if unwell => Outcome::Failed,
                     _ => Outcome::Answered,
-                });
+                };
+                leg.told(response.status(), news);
+                leg.ended(attempt, outcome, news);
                 if unwell { Err(Unwell::Says(response)) } else { Ok(response) }
             }
             Err(problem) => {
-                attempt.end(Outcome::Failed);
+                leg.watch.failed(problem.class(), &problem, false, news);
+                leg.ended(attempt, Outcome::Failed, news);
                 Err(Unwell::Fails(problem))
             }
         }
@@ -250,6 +295,30 @@ impl Chain {
 
     fn is_first(&self, leg: &Leg) -> bool {
         std::ptr::eq(leg, &raw const self.legs[0])
+    }
+}
+
+impl Leg {
+    /// What an answer's status says of the route.
+    fn told(&self, status: StatusCode, news: &News) {
+        let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if !refused && !says_unwell(status) {
+            return self.watch.well(Well::Answered, news);
+        }
+        let (address, number) = (self.upstream.address(), status.as_u16());
+        let problem = if refused {
+            let key_sent = self.upstream.sends_key();
+            RouteProblem::Unauthorized { address, status: number, key_sent }
+        } else {
+            RouteProblem::UpstreamStatus { address, status: number, message: String::new() }
+        };
+        self.watch.failed(&status_cause(status), &problem, false, news);
+    }
+
+    fn ended(&self, attempt: Attempt, outcome: Outcome, news: &News) {
+        if let Some(wait) = attempt.end(outcome) {
+            self.watch.opened(wait, matches!(outcome, Outcome::ToldToWait(_)), news);
+        }
     }
 }
 
@@ -267,6 +336,11 @@ impl Unwell {
             Self::Fails(problem) => problem.class().to_owned(),
         }
     }
+}
+
+/// Whether this is the daemon's own proof of the route, which is no request of the agent's and not counted.
+pub(crate) fn is_proof(parts: &Parts, meter: &Meter) -> bool {
+    parts.headers.get(PROOF_HEADER).is_some_and(|word| word == meter.proof())
 }
 
 /// Whether it is the provider that is not well, whatever the request.

@@ -30,6 +30,7 @@ mod route;
 mod secret;
 mod service;
 mod usage;
+mod watch;
 
 pub use body::{BoxBody, BoxError};
 pub use breaker::BreakerState;
@@ -43,9 +44,14 @@ pub use provider::{Api, Provider, ProviderError};
 pub use route::{AuthScheme, MAX_FALLBACKS, Route, RouteError};
 pub use secret::Secret;
 pub use service::{LiveService, Service, Timeouts};
+pub use watch::{RouteFailing, RouteNews};
 
 /// The host name that agents use for their model.
 pub const HOST: &str = "inference.local";
+
+/// The header that marks a request as a proof of the route and not the agent's own, with [`Meter::proof`] as its
+/// value. It is not passed on.
+pub const PROOF_HEADER: &str = "x-clawkeep-proof";
 
 /// The largest request body that the canary reads, in bytes.
 pub const MAX_CANARY_BODY: u64 = 8 << 20;

@@ -1,14 +1,17 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::problem::RouteProblem;
 use crate::problem::printable;
 use crate::usage::Reader;
-use crate::{BreakerState, Histogram};
+use crate::watch::{News, Watch, Well};
+use crate::{BreakerState, Histogram, RouteFailing, RouteNews};
 
 /// How many models are counted apart. An agent can name any number of them.
 const MAX_MODELS: usize = 16;
@@ -48,6 +51,12 @@ pub struct RouteSeen {
     pub model: String,
     /// Whether it is asked.
     pub breaker: BreakerState,
+    /// When it last answered, Unix time in milliseconds.
+    #[serde(default)]
+    pub answered_ms: Option<u64>,
+    /// How it fails, if it does.
+    #[serde(default)]
+    pub failing: Option<RouteFailing>,
 }
 
 /// Counters of one model, or of all.
@@ -144,6 +153,19 @@ impl Counted {
     }
 }
 
+/// Now.
+pub(crate) fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A word that nobody can guess: the standard library keys its hashes from the system's random numbers. Whoever has
+/// it can have failures not counted, and no more than that.
+fn proof() -> String {
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
+}
+
 /// The counts of these models together.
 fn counts<'a>(models: impl Iterator<Item = &'a Model> + Clone) -> Counts {
     let mut all = Counted::default();
@@ -172,6 +194,10 @@ struct Shared {
     changed: AtomicBool,
     changes: Arc<Notify>,
     name: fn(&str) -> String,
+    news: Arc<News>,
+    /// When a request of the agent was last answered, Unix time in milliseconds.
+    answered_ms: AtomicU64,
+    proof: String,
 }
 
 impl Default for Meter {
@@ -184,15 +210,51 @@ impl Meter {
     /// One that goes on from what was kept, if there is any, and wakes `changes` when it has counted something.
     /// `name` gives the name under which a model is counted: an agent names models as it likes, after a secret too.
     pub fn new(kept: Option<Kept>, changes: Arc<Notify>, name: fn(&str) -> String) -> Self {
-        let kept = kept.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            Kept { since_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX), ..Kept::default() }
-        });
+        let kept = kept.unwrap_or_else(|| Kept { since_ms: unix_ms(), ..Kept::default() });
         let models = kept.models.into_iter().take(MAX_MODELS + 1);
         let models = models.map(|(name, counted)| (name, Model { counted, ..Model::default() })).collect();
         let changed = AtomicBool::new(false);
         let (since_ms, models) = (kept.since_ms, Mutex::new(models));
-        Self(Arc::new(Shared { since_ms, models, changed, changes, name }))
+        let (news, answered_ms, proof) = (Arc::default(), AtomicU64::new(0), proof());
+        Self(Arc::new(Shared { since_ms, models, changed, changes, name, news, answered_ms, proof }))
+    }
+
+    /// Have news of its routes told to this one. Who asks first hears them.
+    pub fn on_news(&self, hear: impl Fn(RouteNews) + Send + Sync + 'static) {
+        self.0.news.heard_by(Box::new(hear));
+    }
+
+    pub(crate) fn news(&self) -> &News {
+        &self.0.news
+    }
+
+    /// What marks a request as a proof: its failures are not counted as the agent's.
+    pub fn proof(&self) -> &str {
+        &self.0.proof
+    }
+
+    /// When a request of the agent was last answered, Unix time in milliseconds; 0 for never.
+    pub fn answered_ms(&self) -> u64 {
+        self.0.answered_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn answered(&self) {
+        self.0.answered_ms.store(unix_ms(), Ordering::Relaxed);
+    }
+
+    /// One whose counts nobody sees, and whose news go where those of this one go.
+    pub(crate) fn uncounted(&self) -> Self {
+        let news = Arc::clone(&self.0.news);
+        Self(Arc::new(Shared {
+            since_ms: 0,
+            models: Mutex::default(),
+            changed: AtomicBool::default(),
+            changes: Arc::default(),
+            name: str::to_owned,
+            news,
+            answered_ms: AtomicU64::new(0),
+            proof: String::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Model>> {
@@ -247,6 +309,8 @@ impl Meter {
 #[derive(Debug)]
 pub(crate) struct Turn {
     meter: Meter,
+    /// The route that answers, and its address.
+    route: (Arc<Watch>, String),
     model: String,
     reader: Reader,
     asked: Instant,
@@ -268,10 +332,16 @@ pub(crate) enum End {
 }
 
 impl Turn {
-    pub(crate) fn new(meter: Meter, model: String, content_type: &[u8], asked: Instant) -> Self {
+    pub(crate) fn new(
+        meter: Meter,
+        route: (Arc<Watch>, String),
+        model: String,
+        content_type: &[u8],
+        asked: Instant,
+    ) -> Self {
         let reader = Reader::new(content_type);
         let between = Histogram::default();
-        Self { meter, model, reader, asked, first: None, last: asked, between, end: None }
+        Self { meter, route, model, reader, asked, first: None, last: asked, between, end: None }
     }
 
     /// A piece of the answer passes.
@@ -307,10 +377,20 @@ impl Drop for Turn {
             _ if self.reader.told_of_error() => Some("error_in_stream"),
             _ => None,
         };
+        let whole = self.end == Some(End::Whole) && cause.is_none();
+        let (watch, address) = &self.route;
         if let Some(cause) = cause {
             self.meter.failed(&self.model, cause);
+            let how = match cause {
+                "stalled" => "nothing more came of its answer",
+                "cut" => "its answer broke off",
+                _ => "it told of an error in the middle of its answer",
+            };
+            let problem = RouteProblem::Protocol { address: address.clone(), cause: how.to_owned() };
+            watch.failed(cause, &problem, true, self.meter.news());
+        } else if whole {
+            watch.well(Well::Whole, self.meter.news());
         }
-        let whole = self.end == Some(End::Whole) && cause.is_none();
         let (usage, events) = (self.reader.usage(), self.reader.events());
         self.meter.with(&self.model, |model| {
             let counted = &mut model.counted;
@@ -332,12 +412,16 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
+    fn route() -> (Arc<Watch>, String) {
+        (Arc::new(Watch::new("custom", "m".into())), "h:1".into())
+    }
+
     #[test]
     fn counts_each_model_and_all_together_and_no_more_models_than_it_may() {
         let meter = Meter::default();
         for index in 0..2 * MAX_MODELS {
             let now = Instant::now();
-            let mut turn = Turn::new(meter.clone(), format!("m{index}\n"), b"application/json", now);
+            let mut turn = Turn::new(meter.clone(), route(), format!("m{index}\n"), b"application/json", now);
             turn.passes(br#"{"usage":{"prompt_tokens":10,"completion_tokens":1}}"#);
             turn.ends(End::Whole);
         }
@@ -354,13 +438,13 @@ mod tests {
     fn times_are_of_streams_and_an_end_is_what_came_first() {
         let meter = Meter::default();
         let asked = Instant::now();
-        let mut turn = Turn::new(meter.clone(), "m".into(), b"text/event-stream", asked);
+        let mut turn = Turn::new(meter.clone(), route(), "m".into(), b"text/event-stream", asked);
         turn.passes(b"data: 1\n\n");
         turn.passes(b"data: 2\n\ndata: 3\n\n");
         turn.ends(End::Cut);
         turn.ends(End::Whole);
         drop(turn);
-        drop(Turn::new(meter.clone(), "m".into(), b"application/json", asked));
+        drop(Turn::new(meter.clone(), route(), "m".into(), b"application/json", asked));
         let counts = meter.seen(0, Vec::new()).total;
         assert_eq!((counts.turns, counts.errors["cut"]), (0, 1));
         assert!(counts.first_token_ms.is_some() && counts.between_tokens_ms.is_some());

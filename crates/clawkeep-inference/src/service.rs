@@ -6,9 +6,10 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
+use tokio::sync::Notify;
 
 use crate::body::{BoxBody, BoxError};
-use crate::chain::{Admitted, Chain};
+use crate::chain::{Admitted, Chain, is_proof};
 use crate::limit::{Limiter, Limits};
 use crate::meter::{Meter, Seen};
 use crate::reply::error_reply;
@@ -138,6 +139,14 @@ impl Service {
         &self.meter
     }
 
+    /// See how each route is of which nothing newer is known, from outside: by its list of models, which costs nothing.
+    /// What is found is in [`Service::seen`].
+    pub async fn look(&self, older_than: Duration) {
+        if let Backend::Http(chain) = &self.backend {
+            chain.look(older_than, &self.meter).await;
+        }
+    }
+
     /// What was counted so far. The canary's answers are not.
     pub fn seen(&self) -> Seen {
         let routes = match &self.backend {
@@ -169,7 +178,12 @@ impl Service {
         let (parts, body) = request.into_parts();
         let body = body.map_err(Into::into).boxed_unsync();
         let call = Call::of(&parts.method, parts.uri.path()).ok_or_else(|| Box::new(unknown_call()))?;
-        let crowded = |cause| self.meter.failed(&self.route.model, cause);
+        let counts = !is_proof(&parts, &self.meter);
+        let crowded = |cause| {
+            if counts {
+                self.meter.failed(&self.route.model, cause);
+            }
+        };
         match Admitted::wait(body, &self.limiter, self.timeouts.head, crowded).await {
             Ok(admitted) => Ok((parts, call, admitted)),
             Err(reply) => Err(Box::new(reply)),
@@ -240,12 +254,12 @@ fn unknown_call() -> Response<BoxBody> {
 /// A service that can be exchanged while it is in use: answers under way go on with the old one, the next
 /// request meets the new one. Limits and counters stay the same. Cloning gives another handle to the same.
 #[derive(Clone)]
-pub struct LiveService(Arc<RwLock<Arc<Service>>>);
+pub struct LiveService(Arc<RwLock<Arc<Service>>>, Arc<Notify>);
 
 impl LiveService {
     /// Start with this service.
     pub fn new(service: Service) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(service))))
+        Self(Arc::new(RwLock::new(Arc::new(service))), Arc::default())
     }
 
     /// The same, with the counters going on from where this meter is.
@@ -278,5 +292,12 @@ impl LiveService {
         service.limiter = Arc::clone(&current.limiter);
         service.meter = current.meter.clone();
         *current = Arc::new(service);
+        drop(current);
+        self.1.notify_one();
+    }
+
+    /// Wait until another is put in its place, or was since somebody waited last.
+    pub async fn replaced(&self) {
+        self.1.notified().await;
     }
 }

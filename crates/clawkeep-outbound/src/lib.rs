@@ -8,4 +8,4 @@ mod roots;
 
 pub use dial::{DialError, dial};
 pub use hop::strip;
-pub use roots::{client_config, host_roots};
+pub use roots::{client_config, host_roots, roots_of};

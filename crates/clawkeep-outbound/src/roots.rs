@@ -1,5 +1,7 @@
 use std::sync::{Arc, OnceLock};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 /// The host's own root certificates, read once a process. `None`: this machine has none.
@@ -12,6 +14,13 @@ pub fn host_roots() -> Option<Arc<RootCertStore>> {
             (!roots.is_empty()).then(|| Arc::new(roots))
         })
         .clone()
+}
+
+/// The certificates in this text (PEM, RFC 7468). `None`: there are none.
+pub fn roots_of(pem: &[u8]) -> Option<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+    (!roots.is_empty()).then(|| Arc::new(roots))
 }
 
 /// TLS 1.2 and 1.3 as a client that trusts these roots and offers these protocols (ALPN), the best first.

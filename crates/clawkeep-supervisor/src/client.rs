@@ -191,7 +191,7 @@ impl InitClient {
     ///
     /// # Errors
     /// As said, or that the sandbox is gone.
-    pub(crate) async fn socket(&self) -> io::Result<TcpSocket> {
+    pub async fn socket(&self) -> io::Result<TcpSocket> {
         let (_, mut fds) = self.ask(Order::Socket, &[]).await.map_err(|error| match error {
             InitError::Hung => io::Error::new(io::ErrorKind::TimedOut, error),
             other => io::Error::other(other),

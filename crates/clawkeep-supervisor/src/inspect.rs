@@ -52,7 +52,10 @@ impl Inspect for Inspector<'_> {
 }
 
 /// Open a path of the sandbox: below its root, through no link of any kind.
-pub(crate) fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let path = path.trim_start_matches('/');
     rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how)

@@ -19,5 +19,6 @@ mod snapshot;
 pub use blueprint::{Blueprint, LOG_INSIDE, SafeMode};
 pub use client::{InitClient, InitError, SESSION};
 pub use door::Door;
+pub use inspect::open_inside;
 pub use run::{DeniedCalls, Hooks, Inside, Wish, initial_snapshot, supervise};
 pub use snapshot::{Gateway, LimitsInForce, Snapshot};

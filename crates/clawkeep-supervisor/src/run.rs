@@ -60,6 +60,8 @@ pub struct Inside {
     pub diagnostics: OwnedFd,
     /// Its `/proc`.
     pub proc: OwnedFd,
+    /// Its root directory; in the lower tier the host's.
+    pub root: OwnedFd,
 }
 
 impl Inside {
@@ -72,6 +74,7 @@ impl Inside {
             datagrams: twins(&self.datagrams)?,
             diagnostics: self.diagnostics.try_clone()?,
             proc: self.proc.try_clone()?,
+            root: self.root.try_clone()?,
         })
     }
 }

@@ -231,7 +231,7 @@ impl Sandbox {
             }
         }
         let home = open_dir(&blueprint.home).map_err(io("open the home"))?;
-        let inside = Inside { listeners, datagrams, diagnostics, proc };
+        let inside = Inside { listeners, datagrams, diagnostics, proc, root: twin(&root)? };
         let dirs = [root, guards, tmp, home];
         Ok(Reached { client, events, watcher, inside, listening, publisher, dirs, children, spec })
     }

@@ -176,7 +176,8 @@ fn inference(seen: &Seen) -> Option<String> {
         text += &format!(", first token {:.1} s", ms / 1000.0);
     }
     if let (Some(median), Some(most)) = (between_tokens_ms, between_tokens_p99_ms) {
-        text += &format!(", then one in {median:.0} ms (99% in {most:.0})");
+        let short = |ms: f64| if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+        text += &format!(", then one in {} ms (99% in {})", short(*median), short(*most));
     }
     if failures > 0 {
         let causes = errors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -255,6 +256,39 @@ fn trouble(status: &SandboxStatus) -> String {
     text
 }
 
+/// `proven from inside 40 s ago, in 12 ms`, or where it fails since when; and each fall-back that fails.
+pub fn proof(status: &SandboxStatus) -> String {
+    let mut text = String::new();
+    if let Some(proof) = &status.proof {
+        match (&proof.what, &proof.place) {
+            (Some(what), place) => {
+                let place = place.as_deref().unwrap_or("provider");
+                text += &line("route", &format!("FAILS since {} ({place}): {what}", proof.since));
+                text += &line("", &format!("next: {}", proof.next.as_deref().unwrap_or_default()));
+            }
+            (None, _) => {
+                let took = proof
+                    .took_ms
+                    .map_or(", by an answer to the agent".to_owned(), |ms| format!(", in {ms} ms"));
+                text +=
+                    &line("route", &format!("proven from inside {} ago{took}", story::span(proof.age_ms)));
+            }
+        }
+    }
+    let told = status.proof.as_ref().and_then(|proof| proof.what.as_deref());
+    for route in status.inference.iter().flat_map(|seen| &seen.routes) {
+        if let Some(failing) = route.failing.as_ref().filter(|failing| told != Some(&failing.what)) {
+            let since = story::rfc3339(failing.since_ms);
+            text += &line(
+                "",
+                &format!("{} {} fails since {since}: {}", route.provider, route.model, failing.what),
+            );
+            text += &line("", &format!("next: {}", failing.next.replace("NAME", status.name.as_str())));
+        }
+    }
+    text
+}
+
 /// `NAME status`.
 pub fn sandbox(status: &SandboxStatus) -> String {
     let mut words = vec![clean(&status.phase)];
@@ -310,6 +344,7 @@ pub fn sandbox(status: &SandboxStatus) -> String {
     for fallback in &status.route.fallbacks {
         text += &line("", &format!("else {}", model(fallback)));
     }
+    text += &proof(status);
     if let Some(told) = status.inference.as_ref().and_then(inference) {
         text += &line("inference", &told);
     }
@@ -397,6 +432,7 @@ pub mod tests {
                 fallbacks: vec![],
             },
             inference: Some(Seen::default()),
+            proof: None,
             egress: EgressStatus { presets: vec!["npm".into()], rules: 1, refused: 3, ..Default::default() },
             dashboard_port: Some(18789),
             dashboard_url: Some("http://127.0.0.1:18789/#token=t".into()),
@@ -518,7 +554,10 @@ pub mod tests {
         seen.total.between_tokens_ms = Some(12.2);
         seen.total.between_tokens_p99_ms = Some(25.0);
         seen.total.errors = [("timeout".to_owned(), 2), ("cut".to_owned(), 1)].into();
-        let route = |breaker| RouteSeen { provider: "ollama".into(), model: "m".into(), breaker };
+        let route = |breaker| {
+            let (provider, model) = ("ollama".into(), "m".into());
+            RouteSeen { provider, model, breaker, answered_ms: None, failing: None }
+        };
         seen.routes = vec![route(BreakerState::Open), route(BreakerState::Closed)];
         insta::assert_snapshot!(line("inference", &inference(&seen).unwrap()), @r#"
           inference  42 turns, 12k tokens in, 3.2M out, first token 0.4 s, then one in 12 ms (99% in 25), 3 errors (cut, timeout), since 2026-11-18 11:06:40

@@ -2,7 +2,7 @@
 
 use super::{ABSENT, FILTERED, NOTHING, calls, native, script};
 use crate::attempt::Arg::{
-    AbstractCanary, Bytes, Inet, Inet6, Int, Result, TcpCanary, Token, UdpCanary, Unix, Zeros,
+    AbstractCanary, Bytes, Inet, Inet6, Int, Result, TcpCanary, Text, Token, UdpCanary, Unix, Zeros,
 };
 use crate::attempt::{Attempt, Control, Group, Needs, Steps, Way, Word};
 use crate::canaries::{ABSTRACT_LEN, TOKEN_LEN};
@@ -23,6 +23,8 @@ const RAW: i64 = libc::SOCK_RAW as i64;
 const INET: i64 = libc::AF_INET as i64;
 const INET6: i64 = libc::AF_INET6 as i64;
 const UNIX: i64 = libc::AF_UNIX as i64;
+/// To be taken for ESP in UDP (the kernel's uapi/linux/udp.h).
+const UDP_ENCAP: i64 = 100;
 const NETLINK: i64 = libc::AF_NETLINK as i64;
 
 /// No route leads there.
@@ -233,13 +235,65 @@ pub const ATTEMPTS: &[Attempt] = &[
     egress("vsock", "a socket to the hypervisor", SOCKETS, &[socket!(libc::AF_VSOCK as i64, STREAM, 0)]),
     egress(
         "crypto-socket",
-        "the kernel's ciphers by a socket (AF_ALG)",
+        "the kernel's ciphers by a socket (AF_ALG; Copy Fail, CVE-2026-31431)",
         SOCKETS,
         &[socket!(libc::AF_ALG as i64, libc::SOCK_SEQPACKET as i64, 0)],
     ),
     egress("sctp", "an SCTP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_SCTP as i64)]),
     egress("mptcp", "a multipath TCP socket", SOCKETS, &[socket!(INET, STREAM, libc::IPPROTO_MPTCP as i64)]),
     egress("udplite", "a UDP-Lite socket", SOCKETS, &[socket!(INET, DATAGRAM, libc::IPPROTO_UDPLITE as i64)]),
+    egress(
+        "rxrpc",
+        "a socket of RxRPC (Dirty Frag, CVE-2026-43500)",
+        SOCKETS,
+        &[socket!(libc::AF_RXRPC as i64, DATAGRAM, INET)],
+    ),
+    egress(
+        "key-socket",
+        "the keys of IPsec by a socket (AF_KEY)",
+        SOCKETS,
+        &[socket!(libc::AF_KEY as i64, RAW, 2)],
+    ),
+    egress(
+        "tcp-upper-layer",
+        "TLS in the kernel under a TCP socket, or ESP (CVE-2026-46300)",
+        Control::Steps(calls!(
+            SYS_socket(Int(INET), Int(STREAM), NOTHING);
+            SYS_setsockopt(Result(0), Int(libc::IPPROTO_TCP as i64), Int(libc::TCP_NODELAY as i64), Bytes(&[1, 0, 0, 0]), Int(4))
+        )),
+        &[native(
+            calls!(
+                SYS_socket(Int(INET), Int(STREAM), NOTHING);
+                SYS_setsockopt(Result(0), Int(libc::IPPROTO_TCP as i64), Int(libc::TCP_ULP as i64), Text("tls"), Int(3))
+            ),
+            FILTERED,
+        )],
+    ),
+    egress(
+        "esp-in-udp",
+        "IPsec under a UDP socket (Dirty Frag, CVE-2026-43284)",
+        SOCKETS,
+        &[native(
+            calls!(
+                SYS_socket(Int(INET), Int(DATAGRAM), NOTHING);
+                SYS_setsockopt(Result(0), Int(libc::IPPROTO_UDP as i64), Int(UDP_ENCAP), Bytes(&[2, 0, 0, 0]), Int(4))
+            ),
+            FILTERED,
+        )],
+    ),
+    egress("netlink-ipsec", "IPsec by netlink", ROUTES, &[socket!(NETLINK, RAW, libc::NETLINK_XFRM as i64)]),
+    egress(
+        "netlink-events",
+        "the kernel's device events by netlink",
+        ROUTES,
+        &[socket!(NETLINK, RAW, libc::NETLINK_KOBJECT_UEVENT as i64)],
+    ),
+    egress(
+        "netlink-generic",
+        "two hundred parts of the kernel by generic netlink",
+        ROUTES,
+        &[socket!(NETLINK, RAW, libc::NETLINK_GENERIC as i64)],
+    ),
     egress(
         "netlink-audit",
         "the kernel's audit by netlink",

@@ -1,7 +1,7 @@
-use super::{recover, sandbox};
+use super::{recover, sandbox, status};
 use crate::host::Host;
 use crate::problem::Outcome;
-use crate::{output, session};
+use crate::{output, session, view};
 
 /// What `connect` takes.
 #[derive(Debug, clap::Args)]
@@ -24,6 +24,8 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         let now = recover::heal(host, &found)?;
         if options.probe_only {
             output::print(&output::clean(&recover::told(&found, &now)));
+            let proven = status::probe(host, &found.name)?;
+            output::print(&view::proof(&proven));
             return Ok(u8::from(now.phase != "ready"));
         }
     }

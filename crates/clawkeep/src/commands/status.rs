@@ -1,9 +1,10 @@
-use clawkeep_daemon::api::{Request, Value};
+use clawkeep_daemon::api::{Request, SandboxStatus, Value};
+use clawkeep_plan::SandboxName;
 use serde_json::json;
 
 use super::name_in;
-use crate::host::{Host, unexpected};
-use crate::problem::Outcome;
+use crate::host::{Host, sandbox_of, unexpected};
+use crate::problem::{Outcome, Problem};
 use crate::{output, view};
 
 /// What `status` takes.
@@ -11,15 +12,23 @@ use crate::{output, view};
 pub struct Options {
     /// The sandbox; without it all of them
     name: Option<String>,
+    /// Prove the model's route now, from inside, instead of telling the last proof
+    #[arg(long)]
+    probe: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// How it is, with its route proven just now.
+pub fn probe(host: &Host, name: &SandboxName) -> Result<SandboxStatus, Problem> {
+    sandbox_of(host.ask(&Request::Prove { name: name.clone() }, |_| ())?)
+}
+
 /// `status [NAME]`. Makes nothing where there is nothing; 1 when something that should run is not ready.
 pub fn run(host: &Host, options: &Options) -> Outcome {
     if let Some(name) = name_in(options.name.as_ref())? {
-        let status = host.sandbox(Some(&name))?;
+        let status = if options.probe { probe(host, &name)? } else { host.sandbox(Some(&name))? };
         if options.json {
             output::print_json(&status);
         } else {
@@ -27,13 +36,21 @@ pub fn run(host: &Host, options: &Options) -> Outcome {
         }
         return Ok(u8::from(!view::is_well(&status)));
     }
-    let status = match host.existing()? {
+    let mut status = match host.existing()? {
         None => None,
         Some(_) => match host.ask(&Request::Status, |_| ())? {
             Value::Status(status) => Some(*status),
             _ => return Err(unexpected()),
         },
     };
+    if options.probe {
+        for sandbox in status.iter_mut().flat_map(|status| &mut status.sandboxes) {
+            // One that is down has nothing to prove; how it is, is told.
+            if sandbox.phase == "ready" {
+                *sandbox = probe(host, &sandbox.name)?;
+            }
+        }
+    }
     match (&status, options.json) {
         (Some(status), true) => output::print_json(status),
         (None, true) => output::print_json(&json!({"schema": 1, "daemon": null, "sandboxes": []})),

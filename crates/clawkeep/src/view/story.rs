@@ -43,7 +43,7 @@ pub fn clock(unix_ms: u64) -> String {
 }
 
 /// `0.4 s`, `2 min 5 s`, `3 h 12 min`, `2 d 3 h`.
-fn span(ms: u64) -> String {
+pub fn span(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0..60 => format!("{:.1} s", ms as f64 / 1000.0),
