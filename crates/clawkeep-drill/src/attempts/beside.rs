@@ -1,6 +1,6 @@
 //! What the lower tier answers, where that is otherwise.
 
-use super::{ALIVE, FILTERED, HERE, NOTHING, OWN_FILE, UNKNOWN, calls, native};
+use super::{ALIVE, FILTERED, HERE, NOTHING, OWN_FILE, calls, native};
 use crate::attempt::Arg::{FileCanary, Int, Text};
 use crate::attempt::{Control, Steps, Word};
 use crate::walls::Beside::{self, Answers, AnswersOf, Otherwise, Unwalled, UnwalledOfOnesOwn};
@@ -128,7 +128,7 @@ pub(crate) const BESIDE: &[(&str, Beside)] = &[
         UnwalledOfOnesOwn(LANDLOCKED, "without namespaces what the user may read can be watched for changes"),
     ),
     ("see-host-process", Unwalled("without namespaces which processes run on the host is not hidden")),
-    ("open-beyond", Answers(UNKNOWN)),
+    ("open-beyond", Answers(LANDLOCKED)),
     ("execute-host-file", Answers(LANDLOCKED)),
     ("another-domain", Answers(LANDLOCKED)),
     ("hang-up", Answers(FILTERED)),

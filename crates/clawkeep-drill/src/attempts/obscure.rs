@@ -440,7 +440,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "open-beyond",
         "a file of the host by openat2(2) from the root",
         FILES,
-        &[native(calls!(SYS_openat2(HERE, FileCanary, Zeros(24), Int(24))), UNKNOWN)],
+        &[native(calls!(SYS_openat2(HERE, FileCanary, Zeros(24), Int(24))), &["ENOENT"])],
     ),
     kernel(
         "execute-host-file",

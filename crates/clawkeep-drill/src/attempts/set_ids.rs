@@ -1,8 +1,8 @@
 //! Programs that would run as the agent's user whoever starts them: harmless inside, but not on the host, where a
 //! directory lies that is shared for writing. Files without a name, so that nothing is left.
 
-use super::{HERE, NOTHING, OWN_FILE, UNKNOWN, calls, native, script};
-use crate::attempt::Arg::{Bytes, Int, Result, Text};
+use super::{HERE, NOTHING, OWN_FILE, calls, native, script};
+use crate::attempt::Arg::{Int, Result, Text};
 use crate::attempt::{Attempt, Call, Group, Needs, Steps, Way};
 use crate::target::Runtime::{Node, Python, Shell};
 
@@ -11,19 +11,6 @@ const NAMELESS: i64 = (libc::O_TMPFILE | libc::O_WRONLY | libc::O_CLOEXEC) as i6
 const FCHMODAT2: libc::c_long = 452;
 
 const REFUSED: &[&str] = &["EPERM"];
-
-/// `struct open_how`: flags, mode 04755, no restriction.
-const HOW: &[u8] = &{
-    let mut how = [0; 24];
-    let (flags, mode) = (NAMELESS.to_ne_bytes(), 0o4755_u64.to_ne_bytes());
-    let mut at = 0;
-    while at < 8 {
-        how[at] = flags[at];
-        how[8 + at] = mode[at];
-        at += 1;
-    }
-    how
-};
 
 const fn attempt(id: &'static str, tries: &'static str, ways: &'static [Way]) -> Attempt {
     Attempt { id, group: Group::Privilege, tries, control: OWN_FILE, ways, needs: Needs::Nothing }
@@ -90,10 +77,5 @@ pub const ATTEMPTS: &[Attempt] = &[
             ),
             REFUSED,
         )],
-    ),
-    attempt(
-        "set-uid-in-memory",
-        "the same in a mode that no filter sees (openat2)",
-        &[native(calls!(SYS_openat2(HERE, Text("/tmp"), Bytes(HOW), Int(24))), UNKNOWN)],
     ),
 ];

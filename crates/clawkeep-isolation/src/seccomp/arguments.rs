@@ -66,7 +66,7 @@ pub const MAKES: &[(i64, u8)] = &[
 ];
 
 /// Calls that open a file and make it with some flags, which argument those are, and which the mode is. openat2(2) has
-/// its mode in memory where no filter sees it: it is unknown, and what asks for it falls back.
+/// its mode in memory where no filter sees it. systemd answers ENOSYS for that; here OpenClaw would not start.
 pub const OPENS: &[(i64, u8, u8)] = &[
     (libc::SYS_openat, 2, 3),
     #[cfg(target_arch = "x86_64")]

@@ -27,10 +27,11 @@ pub const ALLOWED: &[&[Call]] = &[
         SYS_ftruncate SYS_truncate SYS_fchown SYS_fchownat SYS_utimensat SYS_umask
         SYS_fcntl SYS_dup SYS_dup3 SYS_pipe2
     },
-    // The same in newer spellings: glibc (faccessat2 for access, close_range for spawn), mv (renameat2), systemd's
-    // and Python's tools (preadv2).
+    // The same in newer spellings: glibc (faccessat2 for access, close_range for spawn), Go, Rust and Node programs
+    // that open beneath a directory (openat2: OpenClaw takes its lock so, and does not start without), mv (renameat2),
+    // systemd's and Python's tools (preadv2).
     calls! {
-        SYS_faccessat2 SYS_close_range SYS_renameat2 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
+        SYS_openat2 SYS_faccessat2 SYS_close_range SYS_renameat2 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
     },
     // Data that must be on the disk, or ahead of it: SQLite, PostgreSQL, git, RocksDB.
     calls! {
@@ -211,9 +212,6 @@ pub fn refused_beside(own_ids: bool) -> &'static [&'static [Call]] {
 pub const UNKNOWN: &[Call] = &[
     // Its flags lie in memory where no filter sees them. The C libraries fall back to clone(2).
     ("SYS_clone3", libc::SYS_clone3),
-    // Its mode lies in memory, and could have a set-id bit (see `arguments::OPENS`). Programs that open beneath a
-    // directory by it (libpathrs, cap-std, GNU tar) fall back to openat(2), one component after the other.
-    ("SYS_openat2", libc::SYS_openat2),
     // Pages of a pipe that are the caller's own memory: the tool of more exploits than programs.
     ("SYS_vmsplice", libc::SYS_vmsplice),
     // Asynchronous I/O of databases, which do without.
