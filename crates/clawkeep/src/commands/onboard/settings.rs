@@ -257,12 +257,10 @@ fn model_route(
         };
     };
     let provider = route::provider(&name, HELP)?;
-    if interactive && provider != Provider::Canary {
-        if url.is_none() {
-            let default = provider.default_base_url();
-            url = Some(ask.line("Base URL of its endpoint", default)?)
-                .filter(|url| !url.is_empty() && Some(url.as_str()) != default);
-        }
+    if interactive && provider != Provider::Canary && url.is_none() {
+        let default = provider.default_base_url();
+        url = Some(ask.line("Base URL of its endpoint", default)?)
+            .filter(|url| !url.is_empty() && Some(url.as_str()) != default);
     }
     route::Wanted::new(&name, model, url, interactive, HELP)?
         .map(|wanted| wanted.with_key(env, interactive, ask))
