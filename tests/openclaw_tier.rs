@@ -142,7 +142,6 @@ fn of_an_ordinary_user(bundles: &Path) {
     assert!(rebuilt.status.success(), "{rebuilt:?}");
     let (fourth, _) = gateway(&guarded(&installation, restarts + 1));
     assert_ne!(fourth, third);
-    serves(&installation);
     installation.ask(&Request::Destroy { name: name(NAME) }).unwrap();
     assert!(!installation.home.sandbox(&name(NAME)).root().exists());
 }
