@@ -188,7 +188,14 @@ impl Target for Inside<'_> {
     fn wait_well(&mut self) -> Result<Recovered, TargetError> {
         let until = Instant::now() + NOTICED;
         loop {
-            let now = wait_ready(self.host, &self.found.name, |_| ()).map_err(unasked)?;
+            // A start that was given up on a busy machine is followed by another one.
+            let ready = || wait_ready(self.host, &self.found.name, |_| ());
+            let now = match ready().or_else(|_| ready()) {
+                Ok(now) => now,
+                Err(problem) => {
+                    return Ok(Recovered { guarded: false, detail: unasked(problem).to_string() });
+                }
+            };
             // Either it was ended and is back, or nothing had happened to it.
             if launch(&now) != launch(self.found) || Instant::now() >= until {
                 return Ok(judged(&now));
