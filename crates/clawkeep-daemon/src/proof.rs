@@ -118,7 +118,7 @@ impl Prover {
         let mut status = self.status.clone();
         while status.wait_for(|snapshot| matches!(snapshot.phase, Phase::Ready { .. })).await.is_ok() {
             if !self.agent_proved_it() {
-                self.prove().await;
+                self.prove(Some(self.period() / 2)).await;
             }
             let well = self.proof.borrow().as_ref().is_some_and(|proof| proof.flaw.is_none());
             let pause = if well { self.period() } else { AGAIN };
@@ -158,14 +158,15 @@ impl Prover {
         Weak::ptr_eq(&proof.service, &Arc::downgrade(&self.inference.current()))
     }
 
-    /// Prove it now. What came of it is told by [`Prover::told`].
-    pub async fn prove(&self) {
+    /// Prove it now. What came of it is told by [`Prover::told`]. A fall-back of which something is known that is no
+    /// older than this is left alone.
+    async fn prove(&self, fresh: Option<Duration>) {
         let service = self.inference.current();
         let begun = Instant::now();
         let outcome = self.through(&service).await;
         let took = begun.elapsed();
         // The fall-backs that were not asked.
-        service.look(self.period() / 2).await;
+        service.look(fresh.unwrap_or_else(|| begun.elapsed())).await;
         let flaw = outcome.err();
         let (now, before) = (unix_ms(), self.proof.borrow().clone());
         let same = |before: &&Proof| before.flaw.is_none() == flaw.is_none() && self.is_current(before);
@@ -380,7 +381,7 @@ pub async fn now(prover: &Prover) -> Result<(), Failure> {
     if prover.client.borrow().is_none() {
         return Err(crate::sessions::sandbox_down(prover.name.as_str()));
     }
-    prover.prove().await;
+    prover.prove(None).await;
     Ok(())
 }
 

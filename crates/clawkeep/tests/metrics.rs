@@ -38,7 +38,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    if !body.windows(6).any(|window| window == b"stream") {
+    if !body.windows(13).any(|window| window == b"\"stream\":true") {
         let body = r#"{"choices":[{"message":{"content":"pong"}}],"data":[{"id":"m"}]}"#;
         return write!(
             stream,

@@ -4,16 +4,49 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use clawkeep_daemon::api::RouteProof;
 use support::{Installation, LONG};
 use testkit::wait_until;
 
-/// Lists one model to whoever asks on this port, with this key; until the test's end.
-fn provider(listener: TcpListener, key: &'static str) {
-    std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(answer(stream, key))));
+/// Lists one model to whoever asks on its port with its key, until it is dropped.
+struct Provider {
+    address: SocketAddr,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Provider {
+    fn at(address: impl ToSocketAddrs, key: &'static str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let ends = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ends);
+        let serve = move || {
+            for stream in listener.incoming().flatten().take_while(|_| !told.load(Ordering::SeqCst)) {
+                // One that breaks off is the asker's matter.
+                let _ = answer(stream, key);
+            }
+        };
+        Self { address, ends, thread: Some(std::thread::spawn(serve)) }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 fn answer(mut stream: TcpStream, key: &str) -> std::io::Result<()> {
@@ -49,7 +82,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Lead it there, whoever answers there or not.
+/// Lead it there.
 fn set(installation: &Installation, url: &str, key: &str) {
     let words = ["box", "inference", "set", "--provider", "custom", "--endpoint-url", url, "--model", "m"];
     let output = installation.command(&words).env("COMPATIBLE_API_KEY", key).output().unwrap();
@@ -80,20 +113,16 @@ fn it_is_proven_from_inside_and_what_fails_is_told_apart_and_told_once() {
     let told = text(&installation.clawkeep(&["box", "status"]));
     assert!(told.contains("\n  route      proven from inside ") && told.contains(" ago, in "), "{told}");
 
-    // Nobody there.
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = holder.local_addr().unwrap();
-    drop(holder);
-    let url = format!("http://{address}/v1");
-    set(&installation, &url, "sk-proof-0001");
-    let failing = wait_until(LONG, "the new route to be looked at", || {
-        installation.status("box").proof.filter(|proof| proof.state == "failing")
-    });
-    assert_eq!(failing.place.as_deref(), Some("provider"));
-    assert!(
-        failing.what.as_ref().unwrap().starts_with(&format!("cannot connect to {address}: ")),
-        "{failing:?}"
-    );
+    // A provider that goes away.
+    let provider = Provider::at("127.0.0.1:0", "sk-proof-0001");
+    let address = provider.address;
+    set(&installation, &provider.url(), "sk-proof-0001");
+    assert_eq!(probe(&installation).0.state, "proven");
+    drop(provider);
+    let (failing, _) = probe(&installation);
+    assert_eq!((failing.state.as_str(), failing.place.as_deref()), ("failing", Some("provider")));
+    let what = failing.what.as_ref().unwrap();
+    assert!(what.starts_with(&format!("cannot connect to {address}: ")), "{failing:?}");
     for _ in 0..3 {
         let (again, told) = probe(&installation);
         assert_eq!((again.state.as_str(), &again.since), ("failing", &failing.since));
@@ -109,7 +138,7 @@ fn it_is_proven_from_inside_and_what_fails_is_told_apart_and_told_once() {
     assert!(connect.contains("nothing to repair\n  route      FAILS since "), "{connect}");
 
     // There, with another key than it was given; and with the right one.
-    provider(TcpListener::bind(address).unwrap(), "sk-proof-0002");
+    let _provider = Provider::at(address, "sk-proof-0002");
     let (proof, _) = probe(&installation);
     assert!(proof.what.unwrap().contains("refuses the key (HTTP 401)"));
     let words = ["credentials", "add", "route-key", "--sandbox", "box", "--from-env", "COMPATIBLE_API_KEY"];
@@ -148,11 +177,13 @@ fn it_is_proven_from_inside_and_what_fails_is_told_apart_and_told_once() {
     assert_eq!(told.iter().filter(|(kind, _)| kind == "route-unproven").count(), 1, "{told:?}");
 
     // A fall-back is looked at too, though nobody needs it.
-    let dead = format!("http://127.0.0.1:{}/v1", testkit::free_port());
+    let second = Provider::at("127.0.0.1:0", "sk-proof-0003");
     let words =
-        ["box", "inference", "add-fallback", "--provider", "custom", "--endpoint-url", &dead, "--model", "n"];
-    let added = installation.command(&words).env("COMPATIBLE_API_KEY", "sk-proof-0003").output().unwrap();
+        ["box", "inference", "add-fallback", "--provider", "custom", "--model", "n", "--endpoint-url"];
+    let mut add = installation.command(&words);
+    let added = add.arg(second.url()).env("COMPATIBLE_API_KEY", "sk-proof-0003").output().unwrap();
     assert!(added.status.success(), "{}", text(&added));
+    drop(second);
     let (proof, told) = probe(&installation);
     assert_eq!(proof.state, "proven");
     assert!(
