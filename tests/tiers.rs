@@ -223,7 +223,11 @@ impl Stranger {
     fn on(port: u16, program: &std::path::Path) -> Self {
         let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
         let mut command = std::process::Command::new("setpriv");
-        command.args(user).arg(program).args(["--port", &port.to_string()]).env("HOME", "/nonexistent");
+        command
+            .args(user)
+            .arg(program)
+            .args(["--port", &port.to_string(), "--lock", "off"])
+            .env("HOME", "/nonexistent");
         let child = command.stdin(std::process::Stdio::null()).spawn().unwrap();
         wait_until(LONG, "a stranger to serve", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
         Self(child)
