@@ -1,6 +1,6 @@
 //! Faults at random moments on the real OpenClaw: it always comes back, guarded. `just chaos`.
 //!
-//! `CLAWKEEP_SEED` replays the faults of a run, `CLAWKEEP_ROUNDS` sets their number.
+//! `CLAWKEEP_SEED` replays the faults of a run, `CLAWKEEP_CHAOS_ROUNDS` sets their number.
 
 #[path = "chaos/mutate.rs"]
 mod mutate;
@@ -220,7 +220,7 @@ impl Chaos {
 }
 
 fn rounds_or(default: u64) -> u64 {
-    std::env::var("CLAWKEEP_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
+    std::env::var("CLAWKEEP_CHAOS_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
 #[test]

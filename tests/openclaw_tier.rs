@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -75,6 +77,8 @@ impl Neighbour {
     /// Somebody has taken the place of its locks in `/tmp`.
     fn of(uid: u32) -> Self {
         let place = PathBuf::from(format!("/tmp/openclaw-state-locks-{uid}"));
+        // Of a run that was killed.
+        let _ = fs::remove_dir_all(&place);
         fs::create_dir(&place).unwrap();
         fs::set_permissions(&place, PermissionsExt::from_mode(0o777)).unwrap();
         Self(place)
@@ -89,6 +93,12 @@ impl Drop for Neighbour {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What OpenClaw calls its own in the host's `/tmp`.
+fn openclaws_in_tmp() -> BTreeSet<OsString> {
+    let names = fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("openclaw")).collect()
 }
 
 /// Root's agent is a user of its own. The installed bundles are moved to this place, for whoever comes next.
@@ -159,8 +169,10 @@ fn openclaw_lives_without_namespaces_and_without_the_hosts_tmp() {
     }
     let handover = tempfile::tempdir().unwrap();
     let bundles = handover.path().join("bundles");
-    of_root(&bundles);
     let neighbour = Neighbour::of(UID);
+    let before = openclaws_in_tmp();
+    of_root(&bundles);
     assert_ne!(inner.given(bundles).run(), Outcome::Inside);
     assert!(neighbour.is_alone());
+    assert_eq!(openclaws_in_tmp(), before);
 }

@@ -29,7 +29,7 @@ pub async fn rebuild(
     version: Option<String>,
     image: Option<ImageChoice>,
 ) -> Result<Value, Failure> {
-    let _one = daemon.creating.lock().await;
+    let one = daemon.creating.lock().await;
     let old = daemon.record(name)?;
     let mut config = Config::of(&old)?;
     match (&mut config.agent.adapter, version) {
@@ -65,7 +65,9 @@ pub async fn rebuild(
         return Err(why);
     }
     if is_other && new.desired == Desired::Running {
-        proven_or_taken_back(daemon, &old, &title(&daemon.home, config.isolation.image)).await?;
+        // Minutes, perhaps: nobody else waits for it, and it can be stopped meanwhile.
+        drop(one);
+        proven_or_taken_back(daemon, (&old, &new), &title(&daemon.home, config.isolation.image)).await?;
     }
     tell(daemon, &made);
     if is_other {
@@ -121,12 +123,21 @@ fn tell(daemon: &Daemon, made: &Blueprint) {
     });
 }
 
-/// See it become ready as it is now, or make it again as it was.
-async fn proven_or_taken_back(daemon: &Daemon, old: &SandboxRecord, on: &str) -> Result<(), Failure> {
+/// See it become ready as it is now, or make it again as it was. A later order counts.
+async fn proven_or_taken_back(
+    daemon: &Daemon,
+    (old, new): (&SandboxRecord, &SandboxRecord),
+    on: &str,
+) -> Result<(), Failure> {
     let name = &old.name;
     let Err(why) = proven(daemon, name).await else { return Ok(()) };
+    let _one = daemon.creating.lock().await;
+    let now = daemon.record(name)?;
+    if (&now.adapter, &now.isolation, now.desired) != (&new.adapter, &new.isolation, new.desired) {
+        return Ok(());
+    }
     set(daemon, old)?;
-    anew(daemon, old).await?;
+    anew(daemon, &daemon.record(name)?).await?;
     let what = format!("{name} did not become ready on {on} ({why}) and is back on what it had");
     daemon.journal.record(Entry {
         at_ms: unix_ms(),
@@ -150,6 +161,7 @@ async fn proven(daemon: &Daemon, name: &SandboxName) -> Result<(), String> {
             match snapshot.phase {
                 Phase::Ready { .. } => return Ok(()),
                 Phase::Held { reason, .. } => return Err(reason),
+                _ if !snapshot.wanted => return Err("it was stopped meanwhile".to_owned()),
                 _ if snapshot.rung > Rung::Clear => return Err(incident()),
                 _ => {}
             }

@@ -14,15 +14,29 @@ use serde_json::Value as Json;
 use crate::api::{Answer, Failure, SandboxStatus, Value};
 use crate::server::key_name;
 
-/// The most secrets that are looked for; of more, those that were learned first are forgotten. Those of before a
-/// rotation count: what was sent with them may still be on its way back.
-const MAX_KNOWN: usize = 512;
+/// The most secrets of programs that are looked for: an agent can have those run again and again. Of more, the first
+/// are forgotten.
+const MAX_GIVEN: usize = 256;
 
 /// Every secret that this process has had in its hands.
 #[derive(Default)]
 pub struct Redaction {
-    known: Mutex<VecDeque<Secret>>,
+    known: Mutex<Known>,
     redactor: RwLock<Arc<Redactor>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// What the operator stored. Those of before a rotation count: what was sent with them may still be on its way back.
+    stored: Vec<Secret>,
+    /// What programs gave for a while.
+    given: VecDeque<Secret>,
+}
+
+impl Known {
+    fn has(&self, secret: &Secret) -> bool {
+        self.stored.iter().chain(&self.given).any(|have| have.expose() == secret.expose())
+    }
 }
 
 /// That of this process.
@@ -34,23 +48,34 @@ pub fn redaction() -> &'static Redaction {
 impl Redaction {
     /// Look for these as well from now on. To be called before they are used.
     pub fn learn(&self, secrets: impl IntoIterator<Item = Secret>) {
+        self.add(secrets, |known, secret| known.stored.push(secret));
+    }
+
+    /// The same for one that a program gave.
+    pub fn learn_given(&self, secret: Secret) {
+        self.add([secret], |known, secret| {
+            if known.given.len() == MAX_GIVEN {
+                known.given.pop_front();
+            }
+            known.given.push_back(secret);
+        });
+    }
+
+    fn add(&self, secrets: impl IntoIterator<Item = Secret>, put: impl Fn(&mut Known, Secret)) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.len();
+        let mut is_new = false;
         for secret in secrets {
             // As it is sent.
             let secret = Secret::new(secret.expose().trim_ascii());
-            if !known.iter().any(|have| have.expose() == secret.expose()) {
-                known.push_back(secret);
+            if !known.has(&secret) {
+                put(&mut known, secret);
+                is_new = true;
             }
         }
-        if known.len() == before {
-            return;
+        if is_new {
+            let redactor = Arc::new(Redactor::new(known.stored.iter().chain(&known.given)));
+            *self.redactor.write().unwrap_or_else(PoisonError::into_inner) = redactor;
         }
-        while known.len() > MAX_KNOWN {
-            known.pop_front();
-        }
-        let redactor = Arc::new(Redactor::new(&*known));
-        *self.redactor.write().unwrap_or_else(PoisonError::into_inner) = redactor;
     }
 
     fn redactor(&self) -> Arc<Redactor> {
@@ -217,13 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn old_secrets_are_looked_for_as_well_and_not_more_than_it_can_hold() {
+    fn what_was_stored_is_never_forgotten_whatever_programs_give() {
         let redaction = Redaction::default();
-        for number in 0..MAX_KNOWN + 1 {
-            redaction.learn([Secret::new(format!("secret-{number:04}"))]);
+        redaction.learn(["stored-one", "stored-two"].map(Secret::new));
+        for number in 0..MAX_GIVEN + 1 {
+            redaction.learn_given(Secret::new(format!("secret-{number:04}")));
         }
-        redaction.learn([Secret::new("secret-0001")]);
+        redaction.learn_given(Secret::new("stored-one"));
         assert_eq!(redaction.text("secret-0000"), "secret-0000");
-        assert_eq!(redaction.text("secret-0001 secret-0512"), "[redacted] [redacted]");
+        assert_eq!(redaction.text("secret-0001 secret-0256"), "[redacted] [redacted]");
+        assert_eq!(redaction.text("stored-one stored-two"), "[redacted] [redacted]");
     }
 }

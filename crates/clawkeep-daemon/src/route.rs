@@ -18,6 +18,7 @@ use crate::ca;
 use crate::config::{Config, blueprint, model_route};
 use crate::create::{self, to_value};
 use crate::rebuild::anew;
+use crate::redaction::redaction;
 use crate::server::{Daemon, key_name, store_failed};
 use crate::wire::Asker;
 
@@ -174,6 +175,8 @@ pub async fn checked(
     key: Option<&str>,
     next: &str,
 ) -> Result<(Service, Option<Failure>), Failure> {
+    // Before anybody is asked with it.
+    redaction().learn(key.map(clawkeep_store::Secret::new));
     let service = Service::new(route.clone(), key.map(|key| Secret::new(key.to_owned())))
         .map_err(|error| Failure::new("route-unusable", error.to_string(), next.to_owned()))?;
     let warning = tokio::select! {

@@ -316,7 +316,9 @@ impl Daemon {
                         started_at: rfc3339(self.started_at),
                         troubles: self.troubles(),
                         managed: Manager::of_process().listens(),
-                        metrics: self.metrics.served().listen,
+                        metrics: Some(self.metrics.served())
+                            .filter(|m| m.trouble.is_none())
+                            .and_then(|m| m.listen),
                     },
                     sandboxes: records.iter().map(|record| self.status_of(record)).collect(),
                 })))

@@ -66,7 +66,7 @@ pub fn whole_image(
         let what = format!("{} is damaged ({wrong}) and {why}", image.title());
         Failure::new("image-damaged", what, next.clone())
     };
-    match repair(&home.images(), &image, &|_| false) {
+    match repair(&home.images(), &image) {
         Ok(true) => Ok(Some(format!("{} was damaged ({wrong}) and is unpacked anew", image.title()))),
         Ok(false) => Err(damaged("the layout that it came from is not there any more")),
         Err(error) => Err(damaged(&format!("could not be unpacked anew: {error}"))),

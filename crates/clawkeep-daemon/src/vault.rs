@@ -142,8 +142,12 @@ impl Vault {
         source: Source,
         stored: Option<Secret>,
     ) -> Result<Secret, VaultError> {
+        let given = matches!(source, Source::Command { .. });
         let value = self.value_of(name, source, stored).await?;
-        redaction().learn([value.clone()]);
+        match given {
+            true => redaction().learn_given(value.clone()),
+            false => redaction().learn([value.clone()]),
+        }
         Ok(value)
     }
 

@@ -40,7 +40,8 @@ pub(crate) async fn put_in<B>(
     if mentioned(url.as_bytes()) {
         return Err(refused(clawkeep_credentials::Refusal::InUrl));
     }
-    let traced = request.method() == http::Method::TRACE;
+    // Methods have a case, and servers that do not mind it.
+    let traced = request.method().as_str().eq_ignore_ascii_case("TRACE");
     for (name, value) in request.headers_mut().iter_mut() {
         let Some(placeholder) = Placeholder::find(name.as_str(), value.as_bytes()).map_err(refused)? else {
             continue;

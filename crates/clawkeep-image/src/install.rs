@@ -71,7 +71,8 @@ pub fn install(
     let found = Image::find(root, chosen.digest);
     let mut name = chosen.name.clone();
     if let Some(image) = found {
-        if image.check(Depth::Stamps).is_ok_and(|wrong| wrong.is_empty()) {
+        // To the last byte: who asks for it again may do so because it is damaged.
+        if image.check(Depth::Contents).is_ok_and(|wrong| wrong.is_empty()) {
             return Ok(Installed { image, cached: true, start: chosen.start, _lock: lock });
         }
         // Those that have it already go by its record as it is.
@@ -83,20 +84,21 @@ pub fn install(
 }
 
 /// Unpack a damaged image anew, from the layout that it came from. Blocks. `Ok(false)` where that layout is not there
-/// any more, or holds another image by now.
+/// any more, or holds another image by now. It does not wait for somebody who unpacks one: a sandbox would wait with
+/// it, or that somebody for the sandbox.
 ///
 /// # Errors
-/// Why it could not be; what was there is left.
-pub fn repair(root: &Path, image: &Image, pause: &dyn Fn(Duration) -> bool) -> Result<bool, ImageError> {
+/// Why it could not be; what was there is left. `Cancelled` if somebody else is unpacking.
+pub fn repair(root: &Path, image: &Image) -> Result<bool, ImageError> {
     let Some(source) = image.source() else { return Ok(false) };
     let Ok(layout) = Layout::open(&source) else { return Ok(false) };
     let chosen = match choose(&layout) {
         Ok(chosen) if chosen.digest == image.digest() => chosen,
         Ok(_) | Err(_) => return Ok(false),
     };
-    let _lock = staging::lock(root, pause, &mut || ())?.ok_or(ImageError::Cancelled)?;
+    let _lock = staging::try_lock(root)?.ok_or(ImageError::Cancelled)?;
     let name = image.name().map(str::to_owned);
-    let made = unpack_whole(root, (&layout, &source), &chosen, name, pause, &mut |_| ())?;
+    let made = unpack_whole(root, (&layout, &source), &chosen, name, &|_| false, &mut |_| ())?;
     Ok(made.record().1 == image.record().1)
 }
 

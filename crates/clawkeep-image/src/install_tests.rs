@@ -176,7 +176,7 @@ fn a_damaged_image_is_unpacked_anew_and_is_the_same_one() {
         assert_eq!(image.check(Depth::Stamps).unwrap(), ["/usr/bin/ash", "/usr/bin/sh"]);
     };
     damage();
-    assert!(repair(&lab.images(), &image, &|_| false).unwrap());
+    assert!(repair(&lab.images(), &image).unwrap());
     assert_eq!(image.check(Depth::Contents).unwrap(), [""; 0]);
     assert_eq!(Image::find(&lab.images(), image.digest()), Some(image.clone()));
     // An onboarding that would have taken it as it is makes it whole as well.
@@ -187,9 +187,9 @@ fn a_damaged_image_is_unpacked_anew_and_is_the_same_one() {
     // Not from a layout that is gone, or holds something else: what is there stays as it is.
     damage();
     lab.layout.index(&[lab.layout.image(architecture(), &[("", below)])]);
-    assert!(!repair(&lab.images(), &image, &|_| false).unwrap());
+    assert!(!repair(&lab.images(), &image).unwrap());
     std::fs::remove_dir_all(lab.layout.path()).unwrap();
-    assert!(!repair(&lab.images(), &image, &|_| false).unwrap());
+    assert!(!repair(&lab.images(), &image).unwrap());
     assert!(!image.check(Depth::Stamps).unwrap().is_empty());
     assert_eq!(lab.left(), [image.digest().to_string()]);
 }

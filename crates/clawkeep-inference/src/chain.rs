@@ -194,7 +194,9 @@ impl Chain {
                 if !status.is_success() && !says_unwell(status) {
                     meter.failed(model, &status_cause(status));
                 }
-                meter.answered();
+                if status.is_success() {
+                    meter.answered();
+                }
                 let costs = !matches!(call, Call::Models | Call::CountTokens);
                 if status.is_success() && !costs {
                     leg.watch.well(Well::Whole, meter.news());

@@ -19,6 +19,9 @@ const MAX_MODELS: usize = 16;
 /// How many causes of failures are counted apart for a model. A provider can invent statuses.
 const MAX_CAUSES: usize = 24;
 
+/// How many characters of a model's name are looked at: a secret is shorter.
+const MAX_NAMED: usize = 4_096 + 128;
+
 /// Under which name the others are counted together.
 const OTHERS: &str = "(others)";
 
@@ -262,7 +265,8 @@ impl Meter {
     }
 
     fn with(&self, model: &str, count: impl FnOnce(&mut Model)) {
-        let mut name = (self.0.name)(&printable(model, 128));
+        // Shortened last: a part of a secret would not be known as such.
+        let mut name = printable(&(self.0.name)(&printable(model, MAX_NAMED)), 128);
         let mut models = self.lock();
         if !models.contains_key(&name) && models.len() >= MAX_MODELS {
             OTHERS.clone_into(&mut name);

@@ -158,6 +158,10 @@ impl SetupProcess {
     fn run(mut self, setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<(), CreateError> {
         // It waits for the specification, and everything in the sandbox descends from it.
         let sent = usual_oom_score(self.child.id()).and_then(|()| wire::send(&self.channel, setup, fds));
+        if sent.is_err() {
+            // Else it would wait for the rest, and we for it. What cannot be shut down has no other end.
+            let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+        }
         let outcome = sent.and_then(|()| wire::receive::<SetupOutcome>(&self.channel));
         let status = self.child.wait().map_err(host("wait for the setup"))?;
         match outcome {

@@ -106,7 +106,11 @@ impl fmt::Display for SandboxName {
 
 impl<'de> Deserialize<'de> for SandboxName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        match String::deserialize(deserializer)?.parse() {
+            // A word that became a command later goes on naming the sandbox that has it.
+            Err(NameError::Reserved(name)) => Ok(Self(name)),
+            parsed => parsed.map_err(serde::de::Error::custom),
+        }
     }
 }
 

@@ -145,6 +145,9 @@ pub fn resume(daemon: &Arc<Daemon>) {
             return daemon.metrics.put(MetricsStatus { listen: None, trouble: Some(trouble) }, None);
         }
     };
+    // Before the task is there, which says otherwise as soon as it can.
+    let trouble = Some("metrics are not served yet".to_owned());
+    daemon.metrics.put(MetricsStatus { listen: Some(listen), trouble }, None);
     let weak = Arc::downgrade(daemon);
     let task = tokio::spawn(async move {
         let mut told = false;
@@ -158,7 +161,9 @@ pub fn resume(daemon: &Arc<Daemon>) {
                     return accept(listener, weak).await;
                 }
                 Err(error) => {
-                    let trouble = format!("metrics are not served: {}", taken(listen, &error).message);
+                    let why = taken(listen, &error);
+                    let next = why.next.unwrap_or_default();
+                    let trouble = format!("metrics are not served: {} (tried again; or {next})", why.message);
                     if !std::mem::replace(&mut told, true) {
                         daemon.note("metrics-not-served", &trouble);
                     }
@@ -169,8 +174,7 @@ pub fn resume(daemon: &Arc<Daemon>) {
             tokio::time::sleep(AGAIN).await;
         }
     });
-    let trouble = Some("metrics are not served yet".to_owned());
-    daemon.metrics.put(MetricsStatus { listen: Some(listen), trouble }, Some(task));
+    daemon.metrics.state().task = Some(task);
 }
 
 async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {

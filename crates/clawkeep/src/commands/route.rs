@@ -92,7 +92,7 @@ impl Wanted {
         let mut choice = RouteChoice { provider: name, endpoint_url, model: String::new(), key };
         choice.model = match model {
             Some(model) => model,
-            None => choose(&ask.models(&choice), ask)?.ok_or(missing)?,
+            None => choose(&ask.models(&choice), &choice.provider, ask)?.ok_or(missing)?,
         };
         Ok(choice)
     }
@@ -126,17 +126,19 @@ pub fn key(
 }
 
 /// One of these models, by its number or its name, or any other by its name.
-fn choose(listed: &[String], ask: &mut dyn Ask) -> Result<Option<String>, Problem> {
+fn choose(listed: &[String], provider: &str, ask: &mut dyn Ask) -> Result<Option<String>, Problem> {
     let mut question = String::new();
     for (index, model) in listed.iter().take(SHOWN).enumerate() {
         question += &output::clean(&format!("{:>4}  {model}\n", index + 1));
     }
     if listed.len() > SHOWN {
-        question += &format!("      and {} more: clawkeep inference models\n", listed.len() - SHOWN);
+        let more = listed.len() - SHOWN;
+        question += &format!("      and {more} more: clawkeep inference models --provider {provider}\n");
     }
     question += if listed.is_empty() { "Model" } else { "Model (its name, or its number)" };
     let only = if let [only] = listed { Some(only.as_str()) } else { None };
     let said = ask.line(&question, only)?;
-    let by_number = said.parse::<usize>().ok().and_then(|number| listed.get(number.checked_sub(1)?));
+    let shown = &listed[..listed.len().min(SHOWN)];
+    let by_number = said.parse::<usize>().ok().and_then(|number| shown.get(number.checked_sub(1)?));
     Ok(Some(by_number.cloned().unwrap_or(said)).filter(|model| !model.is_empty()))
 }

@@ -28,7 +28,11 @@ pub fn probe(host: &Host, name: &SandboxName) -> Result<SandboxStatus, Problem> 
 /// `status [NAME]`. Makes nothing where there is nothing; 1 when something that should run is not ready.
 pub fn run(host: &Host, options: &Options) -> Outcome {
     if let Some(name) = name_in(options.name.as_ref())? {
-        let status = if options.probe { probe(host, &name)? } else { host.sandbox(Some(&name))? };
+        let mut status = host.sandbox(Some(&name))?;
+        // One that is down has nothing to prove; how it is, is told.
+        if options.probe && status.phase == "ready" {
+            status = probe(host, &name)?;
+        }
         if options.json {
             output::print_json(&status);
         } else {
