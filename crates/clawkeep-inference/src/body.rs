@@ -168,6 +168,8 @@ pub(crate) struct Stalled;
 pub(crate) struct Answer {
     inner: Incoming,
     passing: Option<Passing>,
+    /// How it failed, while what came before that has not been passed on.
+    failed: Option<BoxError>,
     lease: Option<Lease>,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
@@ -178,7 +180,7 @@ impl Answer {
     pub(crate) fn new(inner: Incoming, lease: Lease, idle: Duration, hidden: Option<Hidden>) -> Self {
         let timer = Box::pin(tokio::time::sleep(idle));
         let passing = hidden.map(Passing::new);
-        let mut answer = Self { inner, passing, lease: Some(lease), idle, timer, armed: false };
+        let mut answer = Self { inner, passing, failed: None, lease: Some(lease), idle, timer, armed: false };
         answer.give_back_if_ended();
         answer
     }
@@ -188,6 +190,24 @@ impl Answer {
             && let Some(lease) = self.lease.take()
         {
             lease.give_back();
+        }
+    }
+
+    /// What waited for more, when nothing more comes.
+    fn rest(&mut self) -> Option<Frame<Bytes>> {
+        let rest = self.passing.as_mut().map(Passing::rest)?;
+        (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+
+    /// It ends by this, after what waited for more.
+    fn fail(&mut self, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        self.lease = None;
+        match self.rest() {
+            Some(rest) => {
+                self.failed = Some(error);
+                Ok(rest)
+            }
+            None => Err(error),
         }
     }
 
@@ -205,6 +225,9 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -224,15 +247,13 @@ impl Body for Answer {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.lease = None;
-                    return Poll::Ready(Some(Err(error.into())));
+                    return Poll::Ready(Some(self.fail(error.into())));
                 }
                 Poll::Ready(None) => {
                     if let Some(lease) = self.lease.take() {
                         lease.give_back();
                     }
-                    let rest = self.passing.as_mut().map(Passing::rest).filter(|rest| !rest.is_empty());
-                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
+                    return Poll::Ready(self.rest().map(Ok));
                 }
                 Poll::Pending => {
                     if !self.armed {
@@ -241,15 +262,14 @@ impl Body for Answer {
                         self.timer.as_mut().reset(deadline);
                     }
                     ready!(self.timer.as_mut().poll(cx));
-                    self.lease = None;
-                    return Poll::Ready(Some(Err(Stalled.into())));
+                    return Poll::Ready(Some(self.fail(Stalled.into())));
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kept() == 0 && self.inner.is_end_stream()
+        self.kept() == 0 && self.failed.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
