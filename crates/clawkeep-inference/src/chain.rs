@@ -62,7 +62,7 @@ struct Asked<'a> {
 /// Why another route is asked.
 enum Unwell {
     /// An answer that says so: 429, or a status of the 500s.
-    Says(Response<Answer>),
+    Says(Box<Response<Answer>>),
     Fails(RouteProblem),
 }
 
@@ -246,7 +246,7 @@ impl Chain {
                 Err(unwell) => {
                     meter.failed(asked.label(leg, self.is_first(leg)), &unwell.cause());
                     match unwell {
-                        Unwell::Says(response) => drop(said.get_or_insert((leg, response))),
+                        Unwell::Says(response) => drop(said.get_or_insert((leg, *response))),
                         Unwell::Fails(problem) => drop(failed.get_or_insert(problem)),
                     }
                 }
@@ -285,7 +285,7 @@ impl Chain {
                 };
                 leg.told(response.status(), news);
                 leg.ended(attempt, outcome, news);
-                if unwell { Err(Unwell::Says(response)) } else { Ok(response) }
+                if unwell { Err(Unwell::Says(Box::new(response))) } else { Ok(response) }
             }
             Err(problem) => {
                 leg.watch.failed(problem.class(), &problem, false, news);
